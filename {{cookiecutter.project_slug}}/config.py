@@ -1,0 +1,120 @@
+"""Every setting of a run, each also a flag of train.py: `--epochs 30`. Imports no torch, so that --help is instant."""
+
+import json
+import sys
+import textwrap
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from engine import UserError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Trains the network in task.py. Every flag's default is in config.py."""
+
+    # {% include "tasks/" ~ cookiecutter.task_type ~ ".fields" %}
+
+    # The network's parts and their optimizers
+    num_parts: Literal[1, 2, 3] = {{ cookiecutter.num_parts }}  # parts of the network; each has its own optimizer and LR
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd uses Nesterov momentum
+    lr: tuple[float, ...] = (0.1,)  # base learning rate: one for all parts, or one per part
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 5e-4  # on weights of two and more dimensions; biases and normalisation have none
+    accumulate: int = 1  # batches per update; their gradients add up to that of one large batch
+    clip_grad: float = 0.0  # largest norm of the gradient over all parts; 0 does not clip
+
+    # Learning rate
+    lr_scheduler_type: Literal["annealing", "step", "metric", "loss", "none"] = "{{ cookiecutter.lr_scheduler_type }}"
+    """annealing: half a cosine down to eta_min; step: times gamma every step_size epochs; metric, loss: times gamma
+    when the key metric or the evaluation loss stops improving; none: constant"""
+    eta_min: float = 0.0  # learning rate at the end of annealing
+    step_size: int = 8  # epochs between two decays of step
+    gamma: float = 0.1  # factor of one decay of step, metric or loss
+    patience: int = 3  # evaluations without progress before metric or loss decays
+    warm_up_mode: Literal["linear", "exponential", "constant", "none"] = "{{ cookiecutter.warm_up_mode }}"
+    """how the learning rate gets from warm_up_init_lr to its base: at a steady pace, by a steady factor, by staying
+    low and jumping at the end, or at once"""
+    warm_up_epochs: float = 1.0  # length of the warm-up in epochs; fractions count
+    warm_up_init_lr: float = 1e-6  # learning rate of the first update of the warm-up
+
+    # The run
+    epochs: int = 20  # epochs in all, those before a resume included
+    ckpt_dir: str = "check_point"  # folder in which each run gets a folder of its own
+    resume: str = ""  # continue a run: auto (the newest state in ckpt_dir), a run's folder, or an epoch<N>.pth
+    seed: int = 0  # start of all randomness; the same seed gives the same run
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where the hardware has it, else fp32
+    compile: bool = False  # compile the parts with torch.compile: slow to start, then faster on a GPU
+    log_per_step: int = 50  # updates between two points of the TensorBoard curves
+    save_per_epochs: int = 1  # epochs between two saved states
+    keep_last: int = 3  # newest states that are kept; 0 keeps all
+    histograms: bool = False  # record weights and gradients in TensorBoard after each epoch
+    model_info: bool = False  # print a layer-by-layer summary and draw the graph in TensorBoard
+    smoke: bool = False  # one small epoch on synthetic data that leaves no trace
+
+
+    def lr_per_part(self) -> list[float]:
+        """The base learning rate of each part."""
+        return list(self.lr) * (self.num_parts // len(self.lr))
+
+    def __str__(self) -> str:
+        settings = "  ".join(f"{name}={value}" for name, value in asdict(self).items())
+        return textwrap.fill(settings, 100, break_long_words=False, break_on_hyphens=False)
+
+
+# What a resumed run may change. All else would make it another run than the one that it continues.
+MAY_CHANGE = set(
+    "epochs lr eta_min step_size gamma patience ckpt_dir resume device compile workers "
+    "log_per_step save_per_epochs keep_last histograms model_info smoke".split()
+)
+
+
+def parse_config(argv: list[str], defaults: Config | None = None) -> Config:
+    """The settings with the flags in `argv` applied.
+
+    Raises:
+        UserError: values that contradict each other.
+        SystemExit: --help (status 0), or a flag or value that does not exist (status 1).
+    """
+    try:
+        config = tyro.cli(
+            Config, args=argv, default=defaults, use_underscores=True, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+    except SystemExit as stop:
+        sys.exit(1 if stop.code else 0)
+    if len(config.lr) not in (1, config.num_parts):
+        raise UserError(f"--lr has {len(config.lr)} values for {config.num_parts} parts; give 1 or {config.num_parts}")
+    if not config.smoke:
+        return config
+    return replace(config, data="synthetic", epochs=1, batch_size=32, log_per_step=1, warm_up_epochs=0.25, resume="")
+
+
+def resumed_config(argv: list[str], run_dir: Path) -> tuple[Config, set[str]]:
+    """The settings of the run in `run_dir` with the flags in `argv` applied, and the names of those that they changed.
+
+    Raises:
+        UserError: no readable settings there, or a flag that would make it another run.
+    """
+    path = run_dir / "config.json"
+    try:
+        saved = json.loads(path.read_text("utf-8"))
+        before = replace(Config(), **{**saved, "lr": tuple(saved["lr"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} does not hold the settings of a run ({error}); start a new run") from error
+    config = parse_config(argv, before)
+    changed = {name for name, value in asdict(config).items() if value != getattr(before, name)}
+    for name in sorted(changed - MAY_CHANGE):
+        raise UserError(
+            f"--{name} {getattr(config, name)} differs from {getattr(before, name)}, with which {run_dir} was trained; "
+            "leave it out or start a new run"
+        )
+    return config, changed
+
+
+def save_config(config: Config, run_dir: Path) -> None:
+    """Writes the settings that a run uses into its folder."""
+    (run_dir / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")

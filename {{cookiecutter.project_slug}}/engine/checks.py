@@ -1,0 +1,50 @@
+"""What `check_init` refuses, each in a line that says what to set."""
+
+from collections.abc import Sized
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from . import UserError
+from .metrics import WORST
+
+AT_LEAST_1 = ("epochs", "accumulate", "log_per_step", "save_per_epochs")
+AT_LEAST_0 = ("clip_grad", "keep_last", "warm_up_epochs", "seed", "patience")
+
+
+def check_settings(trainer: Any) -> None:
+    """Raises a UserError where a list or loader is missing or a number is outside its range."""
+    for name in ("model_list", "optimizer_list", "train_loader", "eval_loader"):
+        value = getattr(trainer, name)
+        if not isinstance(value, Sized) or len(value) == 0:
+            raise UserError(f"{name} is empty or has no length; set it before check_init()")
+    for least, names in ((1, AT_LEAST_1), (0, AT_LEAST_0)):
+        for name in names:
+            if getattr(trainer, name) < least:
+                raise UserError(f"{name} is {getattr(trainer, name)}; it must be {least} or more")
+    if trainer.key_mode not in WORST:
+        raise UserError(f"key_mode {trainer.key_mode!r} is unknown; choose one of {', '.join(WORST)}")
+
+
+def check_parameters(model_list: list[nn.Module], optimizer_list: list[Optimizer]) -> None:
+    """Raises a UserError unless each trainable parameter has exactly one optimizer.
+
+    The numbers of models and optimizers may differ.
+    """
+    owners: dict[Tensor, int] = {}
+    for number, optimizer in enumerate(optimizer_list):
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            if parameter in owners:
+                raise UserError(
+                    f"optimizer_list[{owners[parameter]}] and [{number}] share a parameter of shape "
+                    f"{tuple(parameter.shape)}; give each parameter to one optimizer"
+                )
+            owners[parameter] = number
+    for number, model in enumerate(model_list):
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and parameter not in owners:
+                raise UserError(
+                    f"{name!r} of model_list[{number}] is in no optimizer; "
+                    "add it to optimizer_list, or freeze it with requires_grad_(False)"
+                )

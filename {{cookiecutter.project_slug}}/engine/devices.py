@@ -1,0 +1,90 @@
+"""Where tensors live and in what precision they are multiplied."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from . import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the accelerator where there is one, else the CPU.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator()
+        return accelerator if accelerator and torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {name!r} is not available here; use auto, cpu, cuda, cuda:1 or mps") from error
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # The public torch.cpu.get_capabilities() is newer than the oldest torch that is supported.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return False
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """The precision of that name; "auto" is bf16 where the device has it in hardware, else fp32.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    if name not in DTYPES:
+        raise UserError(f"precision {name!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
+    return name
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Runs matrix products and convolutions in `precision`; fp32 changes nothing."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Keeps small fp16 gradients from vanishing; in the other precisions it passes everything through."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with all its tensors on the device; tuples, lists and dicts keep their form."""
+    match batch:
+        case torch.Tensor():
+            return batch.to(device, non_blocking=True)
+        case dict():
+            return {key: to_device(value, device) for key, value in batch.items()}
+        case tuple() | list():
+            moved = [to_device(value, device) for value in batch]
+            return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+        case _:
+            return batch
+
+
+def num_samples(batch: Any) -> int:
+    """The number of samples in a batch: the length of its first tensor.
+
+    Raises:
+        UserError: the batch holds no tensor.
+    """
+    match batch:
+        case torch.Tensor():
+            return len(batch)
+        case dict():
+            return num_samples(list(batch.values()))
+        case [first, *_]:
+            return num_samples(first)
+    raise UserError(f"a batch of type {type(batch).__name__} starts with no tensor: its samples cannot be counted")

@@ -1,0 +1,58 @@
+"""Logger: what is printed also goes into a file."""
+
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+
+class Tee:
+    """A console stream whose text also goes into `log`; in all else (isatty, fileno, encoding ...) it is the console."""
+
+    def __init__(self, console: TextIO, log: TextIO) -> None:
+        self.console = console
+        self.log = log
+
+    def write(self, text: str) -> int:
+        self.console.write(text)
+        self.log.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.console.flush()
+        self.log.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.console, name)
+
+
+class Logger(Tee):
+    """Copies stdout and stderr into a UTF-8 text file, line by line, for as long as the `with` block lasts.
+
+    An exception that leaves the block is written into the file with its traceback; the streams are given back in
+    every case. A file that exists is continued. Progress bars write to `sys.__stderr__` and so never get here.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        # Line buffering: after a crash, even of the interpreter, the file holds every finished line.
+        super().__init__(sys.stdout, open(path, "a", buffering=1, encoding="utf-8"))
+        self.streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
+
+    def clean(self) -> None:
+        """Empties the file."""
+        self.log.truncate(0)
+
+    def __enter__(self) -> "Logger":
+        self.streams = (sys.stdout, sys.stderr)
+        sys.stdout = self  # type: ignore[assignment]
+        sys.stderr = Tee(sys.stderr, self.log)  # type: ignore[assignment]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        sys.stdout, sys.stderr = self.streams
+        if kind is not None:
+            self.log.write("".join(traceback.format_exception(kind, error, trace)))
+        self.log.close()

@@ -1,0 +1,57 @@
+"""Predicts with trained weights: `python predict.py --checkpoint check_point/.../best.pth INPUT...`."""
+
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from engine import UserError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Prints a table of predictions and writes it as CSV."""
+
+    inputs: tyro.conf.Positional[tuple[Path, ...]]  # what to predict on: see read_inputs in task.py
+    checkpoint: Path  # best.pth or epoch<N>.pth of a run
+    output: Path = Path("predictions.csv")  # where the table is written
+    batch_size: int = 128  # inputs per batch
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+
+
+def predict(arguments: Arguments) -> None:
+    """Reads the weights, then inputs batch by batch, and writes a row for each."""
+    from engine import checkpoint
+    from engine.devices import pick_device
+    from engine.trainer import Trainer
+    from task import build_model_list, read_inputs, to_rows
+
+    state = checkpoint.load(arguments.checkpoint)
+    meta = state["meta"]
+    trainer = Trainer()
+    trainer.device = pick_device(arguments.device)
+    trainer.model_list = build_model_list(meta, checkpoint.num_parts(state))
+    trainer.load_state(arguments.checkpoint, optim=False)
+
+    rows: list[dict[str, str]] = []
+    for names, batch in read_inputs(arguments.inputs, meta, arguments.batch_size):
+        found = to_rows(trainer.inference(batch), meta)
+        rows += [{"input": name, **row} for name, row in zip(names, found, strict=True)]
+        for row in rows[-len(names) :]:
+            print("  ".join(row.values()))
+    if not rows:
+        raise UserError(f"nothing to predict on in {', '.join(map(str, arguments.inputs))}")
+    with arguments.output.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"{len(rows)} predictions are in {arguments.output}")
+
+
+if __name__ == "__main__":
+    try:
+        predict(tyro.cli(Arguments, use_underscores=True))
+    except UserError as error:
+        sys.exit(f"error: {error}")
