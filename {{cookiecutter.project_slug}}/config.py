@@ -17,7 +17,6 @@ class Config:
     """Trains the network in task.py. Every flag's default is in config.py."""
 
     # {% include "tasks/" ~ cookiecutter.task_type ~ ".fields" %}
-
     # The network's parts and their optimizers
     num_parts: Literal[1, 2, 3] = {{ cookiecutter.num_parts }}  # parts of the network; each has its own optimizer and LR
     optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd uses Nesterov momentum
@@ -56,7 +55,6 @@ class Config:
     model_info: bool = False  # print a layer-by-layer summary and draw the graph in TensorBoard
     smoke: bool = False  # one small epoch on synthetic data that leaves no trace
 
-
     def lr_per_part(self) -> list[float]:
         """The base learning rate of each part."""
         return list(self.lr) * (self.num_parts // len(self.lr))
@@ -67,23 +65,22 @@ class Config:
 
 
 # What a resumed run may change. All else would make it another run than the one that it continues.
-MAY_CHANGE = set(
-    "epochs lr eta_min step_size gamma patience ckpt_dir resume device compile workers "
-    "log_per_step save_per_epochs keep_last histograms model_info smoke".split()
-)
+MAY_CHANGE = {
+    "epochs", "lr", "eta_min", "step_size", "gamma", "patience", "ckpt_dir", "resume", "device", "compile", "workers",
+    "log_per_step", "save_per_epochs", "keep_last", "histograms", "model_info", "smoke",
+}  # fmt: skip
 
 
-def parse_config(argv: list[str], defaults: Config | None = None) -> Config:
-    """The settings with the flags in `argv` applied.
+def parse_config(argv: list[str], defaults: Config = Config()) -> Config:  # noqa: B008
+    """The `defaults` with the flags in `argv` applied.
 
     Raises:
         UserError: values that contradict each other.
         SystemExit: --help (status 0), or a flag or value that does not exist (status 1).
     """
     try:
-        config = tyro.cli(
-            Config, args=argv, default=defaults, use_underscores=True, config=(tyro.conf.FlagCreatePairsOff,)
-        )
+        flags = (tyro.conf.FlagCreatePairsOff,)
+        config: Config = tyro.cli(Config, args=argv, default=defaults, use_underscores=True, config=flags)
     except SystemExit as stop:
         sys.exit(1 if stop.code else 0)
     if len(config.lr) not in (1, config.num_parts):

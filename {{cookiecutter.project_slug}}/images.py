@@ -27,6 +27,11 @@ class Split:
     pixels: Any  # bytes of shape (N, 3, size, size), or ImageFiles that give them
     labels: Tensor  # class numbers, shape (N,)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether no file has to be read any more."""
+        return isinstance(self.pixels, Tensor)
+
 
 class ImageFiles:
     """Files that are read when indexed by a tensor of their numbers, as bytes of shape (B, 3, size, size)."""

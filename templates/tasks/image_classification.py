@@ -28,10 +28,11 @@ class Task(Trainer):
         self.device = pick_device(config.device)
 
         data, self.meta = load_data(config)
-        loading = {"batch_size": config.batch_size, "workers": config.workers, "pin": self.device.type == "cuda"}
-        self.train_loader = train_loader(data["train"], seed=config.seed, **loading)
-        self.eval_loader = eval_loader(data["val"], **loading)
-        self.test_loader = eval_loader(data["test"], **loading) if "test" in data else []
+        workers = 0 if data["train"].split.in_memory else config.workers
+        pin = self.device.type == "cuda"
+        self.train_loader = train_loader(data["train"], config.batch_size, config.seed, workers, pin)
+        self.eval_loader = eval_loader(data["val"], config.batch_size, workers, pin)
+        self.test_loader = eval_loader(data["test"], config.batch_size, workers, pin) if "test" in data else []
 
         seed_everything(config.seed)
         self.model_list = build_model_list(self.meta, config.num_parts)
@@ -85,9 +86,9 @@ def conv(inp: int, out: int) -> list[nn.Module]:
 def build_stages(meta: dict[str, Any]) -> list[nn.Module]:
     """Stem, body and head of a small residual network, from bytes (B, 3, H, W) to logits (B, classes)."""
     w = meta["width"]
-    stem = [Normalize(meta["mean"], meta["std"]), *conv(3, w), *conv(w, 2 * w), nn.MaxPool2d(2)]
-    body = [Residual(2 * w), *conv(2 * w, 4 * w), nn.MaxPool2d(2), Residual(4 * w), *conv(4 * w, 8 * w)]
-    head = [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8 * w, len(meta["classes"]))]
+    stem = [Normalize(meta["mean"], meta["std"]), *conv(3, w), nn.MaxPool2d(2)]
+    body = [*conv(w, 2 * w), nn.MaxPool2d(2), Residual(2 * w), *conv(2 * w, 4 * w), nn.MaxPool2d(2), Residual(4 * w)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * w, len(meta["classes"]))]
     return [nn.Sequential(*stem), nn.Sequential(*body), nn.Sequential(*head)]
 
 
@@ -122,7 +123,8 @@ def load_data(config: Config) -> tuple[dict[str, Images], dict[str, Any]]:
     if "val" not in splits:
         splits["val"] = train
         rows["train"], rows["val"] = hold_out(train.labels, config.val_fraction, config.seed)
-    data = {name: Images(splits[name], rows[name]) for name in ("train", "val", "test") if name in splits}
+    names = [name for name in ("train", "val", "test") if name in splits]
+    data: dict[str, Images] = {name: Images(splits[name], rows[name]) for name in names}
     data["train"] = AugmentedImages(train, rows["train"], config.seed)
 
     sample = train.pixels[rows["train"][:: len(rows["train"]) // 2000 + 1]].float()

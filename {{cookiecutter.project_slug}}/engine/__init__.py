@@ -1,4 +1,4 @@
-"""The engine: trainer, schedules, checkpoints, logger, data loading. It knows nothing of the task and needs no edits."""
+"""The engine: trainer, schedules, checkpoints, logger, data loading. It knows nothing of the task."""
 
 
 class UserError(ValueError):

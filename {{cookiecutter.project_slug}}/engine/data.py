@@ -34,7 +34,8 @@ class EpochSampler(Sampler[int]):
 
 def set_epoch(loader: Iterable[Any], epoch: int) -> None:
     """Tells the loader's sampler and data set which epoch begins, where they want to know it."""
-    for part in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
+    for name in ("sampler", "dataset"):
+        part: Any = getattr(loader, name, None)
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
 
@@ -44,16 +45,22 @@ def as_is(batch: T) -> T:
     return batch
 
 
-def train_loader(dataset: Dataset[Any], batch_size: int, seed: int, workers: int = 0, pin: bool = False) -> DataLoader:
-    """Shuffled batches from a data set whose `__getitems__` returns a whole batch; the last may be short."""
+def train_loader(dataset: Dataset[Any], batch_size: int, seed: int, workers: int, pin: bool) -> DataLoader[Any]:
+    """Shuffled batches from a data set whose `__getitems__` returns a whole batch; the last may be short.
+
+    Args:
+        dataset: map-style, with a length.
+        batch_size: samples per batch.
+        seed: of the order, which differs in every epoch.
+        workers: processes that load; 0 loads in the training process.
+        pin: whether batches are put where a GPU can fetch them by itself.
+    """
     sampler = EpochSampler(len(dataset), seed)  # type: ignore[arg-type]
-    return DataLoader(
-        dataset, batch_size, sampler=sampler, num_workers=workers, collate_fn=as_is, pin_memory=pin
-    )  # fmt: skip
+    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, collate_fn=as_is, pin_memory=pin)
 
 
-def eval_loader(dataset: Dataset[Any], batch_size: int, workers: int = 0, pin: bool = False) -> DataLoader:
-    """Batches in the data set's own order; nothing is shuffled or dropped."""
+def eval_loader(dataset: Dataset[Any], batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:
+    """The same in the data set's own order; nothing is left out."""
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=as_is, pin_memory=pin)
 
 

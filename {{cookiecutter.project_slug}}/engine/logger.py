@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 
 class Tee:
-    """A console stream whose text also goes into `log`; in all else (isatty, fileno, encoding ...) it is the console."""
+    """A console stream whose text also goes into `log`; in all else (isatty, fileno, encoding) it is the console."""
 
     def __init__(self, console: TextIO, log: TextIO) -> None:
         self.console = console
@@ -36,7 +36,8 @@ class Logger(Tee):
 
     def __init__(self, path: str | Path) -> None:
         # Line buffering: after a crash, even of the interpreter, the file holds every finished line.
-        super().__init__(sys.stdout, open(path, "a", buffering=1, encoding="utf-8"))
+        log = Path(path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+        super().__init__(sys.stdout, log)
         self.streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
 
     def clean(self) -> None:

@@ -66,6 +66,7 @@ class MacroF1:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
+        self.confusion = torch.empty(0)
         self.reset()
 
     def update(self, pred: Tensor, y: Tensor) -> None:

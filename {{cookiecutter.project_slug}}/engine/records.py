@@ -26,7 +26,7 @@ def open_writer(path: str | Path, first_step: int = 0) -> Any:
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-    writer = SummaryWriter(str(path), purge_step=first_step)
+    writer: Any = SummaryWriter(str(path), purge_step=first_step)
     for curve in ("train", "eval"):  # add_scalars would open the files of its curves without that purge
         directory = f"{path}/loss_per_epoch_{curve}"
         writer.all_writers[directory] = FileWriter(directory)

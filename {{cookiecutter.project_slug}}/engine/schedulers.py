@@ -89,7 +89,7 @@ class WarmUpLR(LRScheduler):
         self.refresh()
 
     # Only progress is saved, not the settings: a run that continues with more epochs gets its curve from them.
-    progress = ("last_epoch", "base_lrs")
+    progress: tuple[str, ...] = ("last_epoch", "base_lrs")
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule stands: the number of updates made and the base rates."""

@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, epoch): an epoch draws the same numbers in a resumed run as in one never stopped."""
+"""Randomness as a function of (seed, epoch): a resumed run draws the numbers that it would have drawn anyway."""
 
 import random
 import sys

@@ -1,0 +1,108 @@
+"""Trains the smoke epoch of the new project, and says what comes next. Whatever goes wrong, the project stays."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TIME_LIMIT = 120  # seconds for the smoke epoch
+BIN = "Scripts" if os.name == "nt" else "bin"
+PROBE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+
+
+class NotVerifiedError(Exception):
+    """Why the smoke epoch did not end well, in one line."""
+
+
+def candidates(environment: dict) -> list:
+    """The Pythons that a person may mean, the likeliest first: of the active environment, on PATH, cookiecutter's."""
+    found = [
+        Path(environment[name], folder, "python")
+        for name, folder in (("VIRTUAL_ENV", BIN), ("CONDA_PREFIX", "" if os.name == "nt" else BIN))
+        if environment.get(name)
+    ]
+    on_path = [shutil.which(name, path=environment.get("PATH")) for name in ("python", "python3")]
+    return list(dict.fromkeys(str(python) for python in [*found, *on_path, sys.executable] if python))
+
+
+def has_torch(python: str) -> bool:
+    """Whether that Python runs and finds torch; torch is not imported, which would take seconds."""
+    try:
+        return subprocess.run([python, "-c", PROBE], capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def active_python(environment: dict) -> str:
+    """The first candidate that has torch."""
+    for python in candidates(environment):
+        if has_torch(python):
+            return python
+    raise NotVerifiedError("no Python with torch is active")
+
+
+def new_venv() -> str:
+    """The Python of a new .venv in the project, with all that the project needs; pip shows its progress."""
+    python = str(Path(".venv", BIN, "python").absolute())
+    for command in ([sys.executable, "-m", "venv", ".venv"], [python, "-m", "pip", "install", "."]):
+        print("$", " ".join(command), flush=True)
+        try:
+            subprocess.run(command, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise NotVerifiedError(f"'{' '.join(command[1:])}' failed") from error
+    return python
+
+
+def smoke_epoch(python: str) -> str:
+    """Trains one small epoch; returns the line with the losses and the seconds."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [python, "train.py", "--smoke"]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=TIME_LIMIT
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotVerifiedError(f"the smoke epoch took more than {TIME_LIMIT} s and was stopped") from error
+    except OSError as error:
+        raise NotVerifiedError(f"{python} cannot be started ({error})") from error
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["no output"]
+    if done.returncode:
+        raise NotVerifiedError(f"the smoke epoch failed ({lines[-1].strip()})")
+    return lines[-1]
+
+
+def next_steps(answers: dict, python: str) -> str:
+    """The commands for the person, with `python` as they would type it."""
+    where = shutil.which("python")
+    name = "python" if where and Path(where) == Path(python) else python
+    if answers["smoke_epoch"] == "venv":
+        name = str(Path(".venv", BIN, "python"))
+    commands = [f"cd {answers['project_slug']}", f"{name} train.py", f"{name} -m tensorboard.main --logdir check_point"]
+    return "\n".join(["next:", *(f"  {command}" for command in commands)])
+
+
+def main(answers: dict) -> int:
+    """Verifies the project as the answer smoke_epoch says; the exit status is 0 unless strictness was asked for."""
+    slug = answers["project_slug"]
+    chosen = ("task_type", "num_parts", "lr_scheduler_type", "warm_up_mode")
+    print(f"{slug} is ready: " + ", ".join(f"{name}={answers[name]}" for name in chosen), flush=True)
+    finish = f"cd {slug} && python -m pip install . && python train.py --smoke"
+    if answers["smoke_epoch"] == "skip":
+        print(f"not verified, as you asked; to do so: {finish}")
+        return 0
+    try:
+        python = new_venv() if answers["smoke_epoch"] == "venv" else active_python(dict(os.environ))
+        print(smoke_epoch(python))
+        print(next_steps(answers, python))
+        return 0
+    except NotVerifiedError as reason:
+        print(f"not verified, since {reason}; to finish: {finish}")
+    except KeyboardInterrupt:
+        print(f"not verified, since you stopped it; to finish: {finish}")
+    return 1 if os.environ.get("TORCH_TEMPLATE_STRICT") == "1" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(r"""{{ cookiecutter | tojson }}""")))

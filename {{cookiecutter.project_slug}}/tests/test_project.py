@@ -1,0 +1,103 @@
+"""What this project promises: it learns, it resumes exactly, the learning rate follows its curve, it predicts."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import predict
+import train
+from config import Config, parse_config
+from engine import UserError, checkpoint
+from task import Task
+
+SMALL = ["--data", "synthetic", "--precision", "fp32", "--width", "8", "--batch_size", "64", "--lr", "0.05"]
+
+
+def run(folder: Path, *flags: str) -> Path:
+    """Trains with these flags as train.py does; returns the run's folder."""
+    argv = [*SMALL, "--ckpt_dir", str(folder), *flags]
+    train.train(parse_config(argv), argv)
+    return max(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    run_dir = run(tmp_path, "--epochs", "4", "--lr_scheduler_type", "annealing", "--warm_up_epochs", "0.5")
+    assert checkpoint.load(run_dir / "best.pth")["best_metric"]["acc"] > 0.6  # chance is 0.1
+
+
+def test_resuming_gives_the_same_weights_as_never_stopping(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", "--epochs", "3", "--keep_last", "0")
+    stopped = tmp_path / "stopped" / "run"
+    stopped.mkdir(parents=True)
+    for name in ("config.json", "epoch2.pth"):
+        (stopped / name).write_bytes((whole / name).read_bytes())
+    argv = ["--resume", str(stopped)]
+    train.train(parse_config(argv), argv)
+
+    expected, resumed = (checkpoint.load(folder / "epoch3.pth") for folder in (whole, stopped))
+    for name in expected:
+        if name.startswith(("model", "optimizer")):
+            torch.testing.assert_close(resumed[name], expected[name], rtol=0, atol=0, equal_nan=True)
+        else:
+            assert resumed[name] == expected[name], name
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 3])
+def test_every_update_has_the_learning_rate_of_the_curve(num_parts: int, tmp_path: Path) -> None:
+    lrs = tuple(0.01 * (part + 1) for part in range(num_parts))
+    flags = ["--num_parts", str(num_parts), "--epochs", "4", "--step_size", "1", "--warm_up_epochs", "1.5"]
+    config = parse_config([*SMALL, *flags, "--lr", *map(str, lrs)])
+    trainer = Task(config)
+    trainer.ckpt_dir = tmp_path
+    trainer.check_init()
+    per_epoch = trainer.updates_per_epoch()
+    warm_up = 0 if config.warm_up_mode == "none" else round(1.5 * per_epoch)
+    for update in range(4 * per_epoch):
+        for lr, optimizer in zip(lrs, trainer.optimizer_list, strict=True):
+            for group in optimizer.param_groups:
+                assert group["lr"] == pytest.approx(expected_lr(config, lr, update, warm_up, per_epoch), rel=1e-9)
+            optimizer.step()
+        trainer.update_lr_scheduler()
+
+
+def expected_lr(config: Config, b: float, update: int, warm_up: int, per_epoch: int) -> float:
+    """The formulas of the schedules, written out once more; without evaluations a plateau schedule is constant."""
+    low, since = config.warm_up_init_lr, update - warm_up
+    if since < 0:
+        p = update / warm_up
+        rises = {"linear": low + (b - low) * p, "exponential": low * (b / low) ** p, "constant": low}
+        return rises[config.warm_up_mode]
+    if config.lr_scheduler_type == "annealing":
+        return b * (1 + math.cos(math.pi * since / (4 * per_epoch - warm_up))) / 2
+    return b * config.gamma ** (since // per_epoch) if config.lr_scheduler_type == "step" else b
+
+
+def test_a_run_leaves_the_files_that_the_readme_names(tmp_path: Path) -> None:
+    run_dir = run(tmp_path, "--epochs", "2", "--keep_last", "1")
+    assert {path.name for path in run_dir.iterdir()} == {"log.txt", "config.json", "best.pth", "epoch2.pth", "runs"}
+    assert "epoch 2/2" in (run_dir / "log.txt").read_text("utf-8")
+    assert json.loads((run_dir / "config.json").read_text("utf-8"))["epochs"] == 2
+
+
+def test_trained_weights_predict_images_of_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = run(tmp_path / "runs", "--epochs", "1", "--warm_up_mode", "none")
+    for name, size in (("wide.png", (90, 40)), ("tall.jpg", (33, 70))):
+        Image.new("RGB", size, "white").save(tmp_path / name)
+    output = tmp_path / "predictions.csv"
+    predict.predict(predict.Arguments((tmp_path / "wide.png", tmp_path / "tall.jpg"), run_dir / "best.pth", output))
+    header, *rows = output.read_text("utf-8").splitlines()
+    assert header == "input,class,probability"
+    assert [Path(row.split(",")[0]).name for row in rows] == ["wide.png", "tall.jpg"]
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "test/a/2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"2\.png cannot be read"):
+        Task(Config(data=str(tmp_path)))
