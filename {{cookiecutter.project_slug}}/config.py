@@ -20,7 +20,7 @@ class Config:
     # The network's parts and their optimizers
     num_parts: Literal[1, 2, 3] = {{ cookiecutter.num_parts }}  # parts of the network; each has its own optimizer and LR
     optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd uses Nesterov momentum
-    lr: tuple[float, ...] = (0.1,)  # base learning rate: one for all parts, or one per part
+    lr: tuple[float, ...] = (0.05,)  # base learning rate: one for all parts, or one per part
     momentum: float = 0.9  # of sgd
     weight_decay: float = 5e-4  # on weights of two and more dimensions; biases and normalisation have none
     accumulate: int = 1  # batches per update; their gradients add up to that of one large batch

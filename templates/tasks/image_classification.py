@@ -68,11 +68,12 @@ class Normalize(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + f(x), where f is two convolutions (He et al. 2016)."""
+    """x + f(x), where f is two convolutions (He et al. 2016) and starts as zero (Goyal et al. 2017, section 5.1)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(*conv(width, width), *conv(width, width))
+        nn.init.zeros_(self.body[-2].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)

@@ -1,6 +1,7 @@
 """Checkpoint files: written so that a crash never leaves a broken one, checked when read, old ones removed."""
 
 import os
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -64,7 +65,10 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist")
     if not is_intact(path):
         raise UserError(f"checkpoint {path} is damaged or is no checkpoint; use an older one")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"checkpoint {path} was not loaded: reading it would run code that it contains") from error
     return state
 
 

@@ -78,7 +78,7 @@ class MacroF1:
     def compute(self) -> Tensor:
         confusion = self.confusion.cpu()
         hits, seen = confusion.diag(), confusion.sum(0) + confusion.sum(1)  # tp, 2 tp + fp + fn
-        return (2 * hits[seen > 0] / seen[seen > 0]).double().mean()
+        return (2 * hits[seen > 0].double() / seen[seen > 0]).mean()
 
     def reset(self) -> None:
         self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)

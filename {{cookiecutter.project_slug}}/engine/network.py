@@ -49,7 +49,7 @@ def by_torchsummary(model: nn.Module, inp: Any) -> None:
 
     if not torch.is_floating_point(inp):
         raise TypeError("torchsummary feeds random floats")
-    summary(model, tuple(inp.shape[1:]), device=inp.device.type)
+    summary(nn.Sequential(model), tuple(inp.shape[1:]), device=inp.device.type)  # it leaves the outermost module out
 
 
 def by_torchinfo(model: nn.Module, inp: Any) -> None:

@@ -1,0 +1,34 @@
+"""Runs scripts of rendered projects in processes of their own that start with torch loaded."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A server process imports this once and is forked for each script: importing torch anew would take most of the time.
+CONTEXT = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+CONTEXT.set_forkserver_preload(["scripts_preload"])
+
+
+def _child(folder: Path, argv: Sequence[str], output: Path) -> None:
+    with output.open("w", encoding="utf-8", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        os.chdir(folder)
+        sys.argv = list(argv)
+        sys.path.insert(0, str(folder))
+        runpy.run_path(argv[0], run_name="__main__")
+
+
+def run_script(folder: Path, argv: Sequence[str], output: Path, seconds: float = 120) -> tuple[int, str]:
+    """Runs `python *argv` in `folder`; returns the exit status and what was printed."""
+    process = CONTEXT.Process(target=_child, args=(folder, argv, output))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError(f"{' '.join(argv)} in {folder} took more than {seconds} s: {output.read_text('utf-8')}")
+    return process.exitcode or 0, output.read_text("utf-8")

@@ -1,0 +1,93 @@
+"""Checkpoint files: whole or not at all, found, checked, pruned, and never executed."""
+
+import builtins
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine import UserError, checkpoint
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    state = {"model0": {"w": torch.arange(3.0)}, "epoch": 3, "meta": {"classes": ["a", "b"]}}
+    checkpoint.save(state, tmp_path / "epoch3.pth")
+    assert str(checkpoint.load(tmp_path / "epoch3.pth")) == str(state)
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "best.pth"
+    checkpoint.save({"epoch": 1}, path)
+
+    def full_disk(state: Any, file: Any) -> None:
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save({"epoch": 2}, path)
+    assert checkpoint.load(path) == {"epoch": 1}
+    assert os.listdir(tmp_path) == ["best.pth"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_file_is_noticed_and_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "epoch1.pth"
+    checkpoint.save({"w": torch.zeros(1000)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[:-200], "flip": content, "empty": b""}[damage])
+    with pytest.raises(UserError, match=r"epoch1\.pth is damaged"):
+        checkpoint.load(path)
+
+
+def test_loading_executes_no_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return builtins.exec, ("raise SystemExit('code was executed')",)
+
+    torch.save({"model0": Evil()}, tmp_path / "best.pth")
+    with pytest.raises(UserError, match="would run code"):
+        checkpoint.load(tmp_path / "best.pth")
+
+
+def test_the_newest_states_are_kept(tmp_path: Path) -> None:
+    for epoch in (1, 2, 9, 10, 11):
+        checkpoint.save({"epoch": epoch}, tmp_path / f"epoch{epoch}.pth")
+    checkpoint.save({}, tmp_path / "best.pth")
+    checkpoint.prune(tmp_path, keep_last=0)
+    assert len(os.listdir(tmp_path)) == 6
+    checkpoint.prune(tmp_path, keep_last=2)
+    assert sorted(os.listdir(tmp_path)) == ["best.pth", "epoch10.pth", "epoch11.pth"]
+
+
+def test_auto_finds_the_newest_state_that_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checkpoint.find_state("auto", tmp_path) is None
+    for run, epochs in (("2026-01-01_00-00-00", (1, 2, 3)), ("2026-01-02_00-00-00", (9, 10))):
+        (tmp_path / run).mkdir()
+        for epoch in epochs:
+            checkpoint.save({"epoch": epoch}, tmp_path / run / f"epoch{epoch}.pth")
+    newest = tmp_path / "2026-01-02_00-00-00"
+    assert checkpoint.find_state("auto", tmp_path) == newest / "epoch10.pth"
+    (newest / "epoch10.pth").write_bytes(b"cut short")
+    assert checkpoint.find_state("auto", tmp_path) == newest / "epoch9.pth"
+    assert "epoch10.pth is damaged" in capsys.readouterr().out
+    older = tmp_path / "2026-01-01_00-00-00"
+    assert checkpoint.find_state(str(older), tmp_path) == older / "epoch3.pth"
+    with pytest.raises(UserError, match="nowhere"):
+        checkpoint.find_state("nowhere", tmp_path)
+
+
+def test_a_run_directory_has_a_name_that_is_legal_everywhere_and_is_never_shared(tmp_path: Path) -> None:
+    runs = [checkpoint.new_run_dir(tmp_path) for _ in range(3)]
+    assert len(set(runs)) == 3
+    assert not set('<>:"|?*\\') & set("".join(run.name for run in runs))
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="set ckpt_dir"):
+        checkpoint.new_run_dir(tmp_path / "file")

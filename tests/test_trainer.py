@@ -1,0 +1,571 @@
+"""The trainer: honest losses and scores, evaluation without side effects, several parts, files, records."""
+
+import gc
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine import UserError, checkpoint
+from engine.metrics import MacroF1, SampleMeans
+from engine.trainer import Trainer
+from sklearn.metrics import f1_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.optim import SGD, Adam
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def data(samples: int = 20, batch_size: int = 8, seed: int = 0, shuffle: bool = False) -> DataLoader[Any]:
+    """Batches of x (B, 4) and y (B,), where y says whether the sum of x is positive."""
+    x = torch.randn(samples, 4, generator=torch.Generator().manual_seed(seed))
+    return DataLoader(TensorDataset(x, (x.sum(1) > 0).long()), batch_size, shuffle=shuffle)
+
+
+def network(parts: int = 1) -> list[nn.Module]:
+    """A small chain with dropout and batch normalisation, the same at every call."""
+    torch.manual_seed(0)
+    stages: list[nn.Module] = [nn.Linear(4, 8), nn.Sequential(nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5))]
+    stages.append(nn.Linear(8, 2))
+    return [nn.Sequential(*stages[: 4 - parts]), *stages[4 - parts :]]
+
+
+class Small(Trainer):
+    """A complete trainer in a temporary folder."""
+
+    def __init__(self, folder: Path, parts: int = 1, **settings: Any) -> None:
+        super().__init__()
+        self.device = torch.device("cpu")
+        self.ckpt_dir = folder
+        self.model_list = network(parts)
+        self.optimizer_list = [SGD(list(m.parameters()) or [nn.Parameter(torch.zeros(1))], 0.1) for m in self.model_list]
+        self.train_loader, self.eval_loader = data(shuffle=True), data(seed=1)
+        self.key_metric, self.key_mode = "acc", "max"
+        for name, value in settings.items():
+            assert hasattr(self, name), name
+            setattr(self, name, value)
+        self.check_init()
+
+    def metric(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"acc": (pred.argmax(1) == y).float().mean()}
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers."""
+    return {
+        f"{part}.{name}": value.clone()
+        for part, model in enumerate(trainer.model_list)
+        for name, value in model.state_dict().items()
+    }
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether all values are equal to the last bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---- evaluation ----
+
+
+def test_evaluation_changes_no_weight_buffer_mode_or_random_state(tmp_path: Path) -> None:
+    trainer = Small(tmp_path)
+    trainer.model_list[0].train()
+    frozen = trainer.model_list[0][1][0]  # type: ignore[index]
+    frozen.eval()
+    before, state = weights(trainer), torch.get_rng_state()
+    trainer.eval_loader = data(seed=1, shuffle=True)  # shuffling draws from the global generator
+    trainer.evaluate(trainer.eval_loader)
+    assert same(weights(trainer), before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert trainer.model_list[0].training and not frozen.training
+
+
+def test_evaluation_runs_in_eval_mode_without_gradients(tmp_path: Path) -> None:
+    seen: list[tuple[bool, bool]] = []
+    trainer = Small(tmp_path)
+    trainer.model_list[0].register_forward_hook(lambda m, i, o: seen.append((m.training, o.requires_grad)))
+    trainer.evaluate(trainer.eval_loader)
+    assert seen == [(False, False)] * 3
+
+
+def test_evaluation_runs_the_network_once_per_batch(tmp_path: Path) -> None:
+    calls: list[int] = []
+    trainer = Small(tmp_path)
+    trainer.model_list[0].register_forward_hook(lambda m, i, o: calls.append(len(o)))
+    trainer.evaluate(trainer.eval_loader)
+    assert calls == [8, 8, 4]
+
+
+def test_forward_is_never_taken_for_that_of_another_input(tmp_path: Path) -> None:
+    class TwoViews(Small):
+        def eval_scores_per_batch(self, batch: Any) -> dict[str, Tensor]:
+            x, _ = batch
+            # Each temporary input is gone before the next one is made, which may then get its id.
+            return {"acc": (self.forward(x * 1) - self.forward(x * 2)).abs().mean()}
+
+    trainer = TwoViews(tmp_path)
+    assert trainer.evaluate(trainer.eval_loader)["acc"] > 1e-3
+
+
+@pytest.mark.parametrize("samples", range(1, 18))
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5])
+def test_losses_and_scores_are_means_over_samples(samples: int, batch_size: int, tmp_path: Path) -> None:
+    trainer = Small(tmp_path, parts=1)
+    loader = data(samples, batch_size)
+    trainer.set_metrics = {"f1": MacroF1(2)}
+    scores = trainer.evaluate(loader)
+
+    x, y = loader.dataset.tensors  # type: ignore[attr-defined]
+    pred = trainer.inference(x)
+    assert scores["loss"] == pytest.approx(nn.functional.cross_entropy(pred, y).item(), abs=1e-6)
+    assert scores["acc"] == pytest.approx((pred.argmax(1) == y).double().mean().item(), abs=1e-7)
+    assert scores["f1"] == pytest.approx(f1_score(y, pred.argmax(1), average="macro", zero_division=0), abs=1e-9)
+
+
+def test_a_perfect_model_has_an_accuracy_of_one_on_a_short_last_batch(tmp_path: Path) -> None:
+    class Oracle(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            right = (x.sum(1) > 0).long()
+            return nn.functional.one_hot(right, 2).float() + 0 * self.model_list[0](x)
+
+    assert Oracle(tmp_path, eval_loader=data(10_000, 128)).evaluate(data(10_000, 128))["acc"] == 1.0
+
+
+def test_macro_f1_equals_scikit_learn_with_absent_classes() -> None:
+    y, pred = torch.tensor([0, 0, 1, 1, 4]), torch.tensor([0, 1, 1, 1, 0])
+    score = MacroF1(6)
+    for part in (slice(0, 3), slice(3, 5)):
+        score.update(nn.functional.one_hot(pred[part], 6).float(), y[part])
+    assert float(score.compute()) == pytest.approx(f1_score(y, pred, average="macro", zero_division=0), abs=1e-12)
+
+
+def test_a_torchmetrics_metric_is_a_score_of_the_whole_set(tmp_path: Path) -> None:
+    from torchmetrics.classification import MulticlassF1Score
+
+    trainer = Small(tmp_path, set_metrics={"own": MacroF1(2), "theirs": MulticlassF1Score(2, average="macro")})
+    for _ in range(2):  # the second evaluation must not remember the first
+        scores = trainer.evaluate(trainer.eval_loader)
+        assert scores["own"] == pytest.approx(scores["theirs"], abs=1e-6)
+
+
+# ---- training losses ----
+
+
+class Constant(Small):
+    """Whose loss of a batch is the mean of its values, whatever the network says."""
+
+    def loss_per_batch(self, batch: Sequence[Tensor]) -> dict[str, Any]:
+        x, *_ = batch
+        self.returned = {"loss": x.mean() + 0 * self.model_list[0][2].weight.sum(), "second": 2 * x.mean(), "third": 3.0}  # type: ignore[index]
+        return self.returned
+
+
+@pytest.mark.parametrize("log_per_step", [1, 2, 3, 100])
+@pytest.mark.parametrize("per_batch", [2, 3])
+@pytest.mark.parametrize("samples", [1, 5, 8, 17])
+def test_the_reported_training_loss_is_the_mean_over_all_samples(
+    samples: int, per_batch: int, log_per_step: int, tmp_path: Path
+) -> None:
+    x = torch.arange(samples * 4.0).view(samples, 4)
+    batches = [tuple(part for _ in range(per_batch)) for part in x.split(4)]
+    trainer = Constant(tmp_path, train_loader=batches, log_per_step=log_per_step)
+    losses = trainer.train_loop()
+    assert losses["loss"] == pytest.approx(x.mean().item(), rel=1e-6)
+    assert losses["second"] == pytest.approx(2 * x.mean().item(), rel=1e-6)
+    assert losses["third"] == 3.0
+
+
+def test_the_dictionary_that_the_task_returned_is_left_alone(tmp_path: Path) -> None:
+    trainer = Constant(tmp_path, train_loader=[(torch.ones(2, 4),)])
+    trainer.train_loop()
+    assert trainer.returned.keys() == {"loss", "second", "third"}
+    assert trainer.returned["loss"].item() == 1.0 and trainer.returned["third"] == 3.0
+
+
+def test_memory_does_not_grow_with_the_number_of_batches(tmp_path: Path) -> None:
+    counts = []
+
+    class Counting(Small):
+        def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
+            gc.collect()
+            counts.append(sum(type(thing) is Tensor for thing in gc.get_objects()))
+            return super().loss_per_batch(batch)
+
+    trainer = Counting(tmp_path, train_loader=data(80, 2))
+    trainer.train_loop()
+    trainer.evaluate(data(80, 2))
+    assert len(set(counts[5:40])) == 1
+    assert len(set(counts[45:])) == 1
+
+
+# ---- updates ----
+
+
+@pytest.mark.parametrize("samples", [8, 11, 16, 17])
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulated_batches_give_the_update_of_one_large_batch(samples: int, accumulate: int, tmp_path: Path) -> None:
+    def train(loader: Any, windows: int) -> dict[str, Tensor]:
+        trainer = Small(tmp_path, train_loader=loader, accumulate=windows)
+        trainer.model_list[0][1] = nn.ReLU()  # type: ignore[index]  # no batch normalisation: it sees single batches
+        trainer.train_loop()
+        return weights(trainer)
+
+    small = train(data(samples, 2), accumulate)
+    large = train(data(samples, 2 * accumulate), 1)
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], rtol=0, atol=1e-6)
+
+
+def test_clipping_has_one_norm_over_all_parts(tmp_path: Path) -> None:
+    trainer = Small(tmp_path, parts=3, clip_grad=1e-3, train_loader=data(8, 8))
+    trainer.train_loop()
+    gradients = [p.grad for model in trainer.model_list for p in model.parameters() if p.grad is not None]
+    assert torch.cat([g.flatten() for g in gradients]).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains_several_parts_as_fp32_does(precision: str, tmp_path: Path) -> None:
+    def train(name: str) -> dict[str, Tensor]:
+        trainer = Small(tmp_path, parts=3, precision=name, clip_grad=1.0, epochs=2)
+        trainer.fit(2)
+        return weights(trainer)
+
+    exact, coarse = train("fp32"), train(precision)
+    assert not same(exact, coarse)
+    for name in exact:
+        torch.testing.assert_close(coarse[name], exact[name], rtol=0.1, atol=0.05)
+
+
+def test_parts_and_optimizers_may_differ_in_number(tmp_path: Path) -> None:
+    models = network(3)
+    trainer = Small(tmp_path / "one", model_list=models, optimizer_list=[SGD(nn.ModuleList(models).parameters(), 0.1)])
+    trainer.fit(2)
+    trainer.load_state(tmp_path / "one" / "epoch2.pth")
+
+    model = network()[0]
+    halves = [Adam(model[0].parameters(), 0.01), SGD([*model[1].parameters(), *model[2].parameters()], 0.1)]  # type: ignore[index]
+    trainer = Small(tmp_path / "two", model_list=[model], optimizer_list=halves)
+    trainer.fit(2)
+    state = checkpoint.load(tmp_path / "two" / "epoch2.pth")
+    assert state["optimizer0"]["state"] and "optimizer1" in state and "lr_scheduler1" in state
+
+
+def test_change_lr_reaches_every_group_of_every_optimizer_and_lasts(tmp_path: Path) -> None:
+    model = network()[0]
+    groups = [{"params": [p], "lr": 0.1} for p in model.parameters()]
+    trainer = Small(tmp_path, model_list=[model], optimizer_list=[SGD(groups, 0.1)], lr_scheduler_type="none")
+    trainer.train_loop()
+    trainer.change_lr([0.02])
+    trainer.train_loop()
+    assert {group["lr"] for group in trainer.optimizer_list[0].param_groups} == {0.02}
+    with pytest.raises(UserError, match="2 rates for 1 optimizer"):
+        trainer.change_lr([0.1, 0.2])
+
+
+# ---- the best epoch ----
+
+
+class Scripted(Small):
+    """Whose evaluations give the scores of a list."""
+
+    def __init__(self, folder: Path, scores: list[float], **settings: Any) -> None:
+        self.scores = iter(scores)
+        super().__init__(folder, **settings)
+
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        return {"loss": 1.0, "acc": next(self.scores)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "scores", "best"),
+    [
+        ("max", [0.5, 0.7, 0.7, 0.6], 2),
+        ("min", [0.5, 0.3, 0.3, 0.6], 2),
+        ("max", [math.nan, 0.2, math.nan, 0.1], 2),
+        ("min", [math.nan, -0.2, 0.1, math.nan], 2),
+        ("max", [-3.0, -2.0, -5.0, math.inf], 4),
+    ],
+)
+def test_ties_keep_the_earlier_epoch_and_nan_is_never_best(
+    mode: str, scores: list[float], best: int, tmp_path: Path
+) -> None:
+    trainer = Scripted(tmp_path, scores, key_mode=mode, epochs=4)
+    trainer.fit(4)
+    assert trainer.best_epoch == checkpoint.load(tmp_path / "best.pth")["epoch"] == best
+    assert trainer.best_metric == {"loss": 1.0, "acc": scores[best - 1]}
+
+
+def test_the_best_value_of_every_score_is_kept_apart_from_the_best_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Two(Scripted):
+        def evaluate(self, loader: Any) -> dict[str, float]:
+            acc = next(self.scores)
+            return {"loss": acc, "acc": acc, "mae": acc}
+
+    trainer = Two(tmp_path, [0.3, 0.9, 0.5], score_modes={"mae": "min"}, epochs=3)
+    trainer.fit(3)
+    assert trainer.best_metric == {"loss": 0.9, "acc": 0.9, "mae": 0.9}
+    assert trainer.best_values == {"loss": 0.3, "acc": 0.9, "mae": 0.3}
+    trainer.print_best_metrics()
+    assert "best epoch 2" in capsys.readouterr().out
+
+
+# ---- files ----
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["annealing", "step", "metric", "loss", "none"])
+@pytest.mark.parametrize("mode", ["linear", "none"])
+def test_resuming_equals_never_stopping(kind: str, mode: str, parts: int, tmp_path: Path) -> None:
+    settings = {
+        "parts": parts, "lr_scheduler_type": kind, "warm_up_mode": mode, "warm_up_epochs": 1.5, "epochs": 4,
+        "patience": 0, "step_size": 1, "keep_last": 0,
+    }  # fmt: skip
+    whole = Small(tmp_path / "whole", **settings)
+    whole.fit(4)
+    for stop in (1, 3):
+        resumed = Small(tmp_path / "resumed", **settings)
+        resumed.load_state(tmp_path / "whole" / f"epoch{stop}.pth")
+        assert resumed.epoch == stop
+        resumed.fit(4)
+        assert resumed.epoch == 4 and resumed.global_step == whole.global_step
+        assert same(weights(resumed), weights(whole))
+        assert resumed.best_metric == whole.best_metric and resumed.best_epoch == whole.best_epoch
+        assert [s.state_dict() for s in resumed.lr_scheduler_list] == [s.state_dict() for s in whole.lr_scheduler_list]
+
+
+def test_more_epochs_than_at_first_continue_on_the_longer_curve(tmp_path: Path) -> None:
+    trainer = Small(tmp_path, epochs=2)
+    trainer.fit(2)
+    trainer.fit(4)
+    assert trainer.epoch == 4 and trainer.global_step == 4 * 3
+    longer = Small(tmp_path, epochs=4)
+    longer.fit(4)
+    assert trainer.lr_scheduler_list[0].state_dict() == longer.lr_scheduler_list[0].state_dict()
+
+
+def test_best_holds_weights_without_optimizer_and_loads_for_inference_only(tmp_path: Path) -> None:
+    trainer = Small(tmp_path)
+    trainer.fit(1)
+    assert not any(name.startswith("optimizer") for name in checkpoint.load(tmp_path / "best.pth"))
+    other = Small(tmp_path / "other")
+    with pytest.raises(UserError, match="weights only"):
+        other.load_state(tmp_path / "best.pth")
+    other.load_state(tmp_path / "best.pth", optim=False)
+    assert same(weights(other), weights(trainer))
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_the_difference(tmp_path: Path) -> None:
+    Small(tmp_path, parts=2).save_state(tmp_path / "two.pth")
+    with pytest.raises(UserError, match="holds 2 parts and the network has 3; set num_parts to 2"):
+        Small(tmp_path, parts=3).load_state(tmp_path / "two.pth")
+    wider = network(2)
+    wider[1] = nn.Linear(8, 5)
+    trainer = Small(tmp_path, model_list=wider, optimizer_list=[SGD(nn.ModuleList(wider).parameters(), 0.1)])
+    before = weights(trainer)
+    with pytest.raises(UserError, match=r"'bias' of part 1 has shape \(2,\) there and \(5,\) here"):
+        trainer.load_state(tmp_path / "two.pth")
+    assert same(weights(trainer), before)
+
+
+def test_the_saved_model_runs_without_the_project_for_any_batch_size(tmp_path: Path) -> None:
+    trainer = Small(tmp_path, parts=2)
+    trainer.fit(1)
+    trainer.save_model(tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    for samples in (1, 3, 17):
+        x = torch.randn(samples, 4)
+        torch.testing.assert_close(loaded(x), trainer.inference(x))
+
+
+def test_file_names_are_legal_on_windows(tmp_path: Path) -> None:
+    trainer = Small(tmp_path)
+    trainer.fit(1)
+    assert not set('<>:"|?*\\') & set("".join(path.name for path in tmp_path.rglob("*")))
+    assert not set('<>:"|?*\\') & set(Trainer().ckpt_dir.as_posix())
+
+
+# ---- records ----
+
+
+def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar in the TensorBoard files of a folder, by tag: (step, value)."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def record(trainer: Trainer, folder: Path, epochs: int) -> dict[str, list[tuple[int, float]]]:
+    """Trains with TensorBoard on and returns what it recorded."""
+    from engine.records import open_writer
+
+    with open_writer(folder, trainer.global_step + 1) as trainer.writer:
+        trainer.fit(epochs)
+    return read_scalars(folder)
+
+
+def test_tensorboard_has_every_loss_and_score_and_a_learning_rate_per_part(tmp_path: Path) -> None:
+    trainer = Small(tmp_path, parts=3, log_per_step=1, epochs=2)
+    scalars = record(trainer, tmp_path / "runs", 2)
+    assert {"train/loss", "eval/loss", "eval/acc", "lr/part0", "lr/part1", "lr/part2"} == scalars.keys()
+    assert [step for step, _ in scalars["train/loss"]] == [2, 3, 4, 5, 6]  # not the very first
+    assert [step for step, _ in scalars["lr/part0"]] == [1, 2, 3, 4, 5, 6]
+    for curve in ("train", "eval"):
+        one_chart = read_scalars(tmp_path / "runs" / f"loss_per_epoch_{curve}")
+        assert [step for step, _ in one_chart["loss_per_epoch"]] == [3, 6]
+
+
+def test_groups_with_rates_of_their_own_have_curves_of_their_own(tmp_path: Path) -> None:
+    model = network()[0]
+    first, *others = model.parameters()
+    optimizer = SGD([{"params": [first], "lr": 0.1}, {"params": others, "lr": 0.01}], 0.1)
+    trainer = Small(tmp_path, model_list=[model], optimizer_list=[optimizer], log_per_step=1, epochs=1)
+    scalars = record(trainer, tmp_path / "runs", 1)
+    assert scalars["lr/part0"][0] == (1, pytest.approx(0.1))
+    assert scalars["lr/part0_group1"][0] == (1, pytest.approx(0.01))
+
+
+def test_a_resumed_run_records_no_update_twice(tmp_path: Path) -> None:
+    record(Small(tmp_path, log_per_step=1, epochs=3), tmp_path / "runs", 3)
+    resumed = Small(tmp_path, log_per_step=1, epochs=3)
+    resumed.load_state(tmp_path / "epoch2.pth")
+    scalars = record(resumed, tmp_path / "runs", 3)
+    assert [step for step, _ in scalars["train/loss"]] == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert [step for step, _ in scalars["eval/acc"]] == [3, 6, 9]
+    one_chart = read_scalars(tmp_path / "runs" / "loss_per_epoch_train")
+    assert [step for step, _ in one_chart["loss_per_epoch"]] == [3, 6, 9]
+
+
+def test_histograms_are_recorded_on_request(tmp_path: Path) -> None:
+    record(Small(tmp_path, histograms=True, epochs=1), tmp_path / "runs", 1)
+    events = EventAccumulator(str(tmp_path / "runs"))
+    events.Reload()
+    assert {"weights/part0/0/weight", "gradients/part0/0/weight"} <= set(events.Tags()["histograms"])
+
+
+class DictOut(nn.Module):
+    """A network that torchsummary cannot cope with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.recurrent(x)[0]}
+
+
+@pytest.mark.parametrize(
+    ("model", "inp"),
+    [
+        (nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout()), torch.randn(3, 4)),
+        (nn.TransformerEncoderLayer(4, 2, batch_first=True), torch.randn(3, 5, 4)),
+        (nn.LSTM(4, 2, batch_first=True), torch.randn(3, 5, 4)),
+        (nn.Embedding(10, 4), torch.randint(10, (3, 5))),
+        (DictOut(), torch.randn(3, 5, 4)),
+        (nn.Linear(4, 8), torch.randn(3, 7)),  # an input that does not fit
+    ],
+)
+def test_a_summary_never_fails_or_changes_anything(
+    model: nn.Module, inp: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Small(tmp_path, model_list=[model], optimizer_list=[SGD(model.parameters(), 0.1)])
+    before, state = weights(trainer), torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of what it cannot follow
+        trainer.get_model_info(inp)
+    assert same(weights(trainer), before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert f"{trainer.num_parameters():,} parameters" in capsys.readouterr().out
+
+
+def test_a_summary_shows_each_part_with_its_own_input_also_without_tensorboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Small(tmp_path, parts=3).get_model_info(torch.randn(5, 4))
+    shown = capsys.readouterr().out
+    assert shown.count("Total params") == 3 and "cannot" not in shown
+
+
+def test_print_helpers_name_what_they_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Small(tmp_path, parts=2)
+    trainer.fit(1)
+    trainer.print_final_lr()
+    trainer.print_all_member()
+    shown = capsys.readouterr().out
+    assert "final lr/part0" in shown and "final lr/part1" in shown
+    assert "epochs: 1" in shown and "global_step: 3" in shown and "Linear" not in shown
+    trainer.print_all_member(print_model=True)
+    assert "Linear" in capsys.readouterr().out
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model_list": []}, "model_list is empty"),
+        ({"train_loader": []}, "train_loader is empty"),
+        ({"eval_loader": iter([1])}, "eval_loader is empty or has no length"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"log_per_step": 0}, "log_per_step is 0"),
+        ({"clip_grad": -1.0}, "clip_grad is -1.0"),
+        ({"key_mode": "best"}, "key_mode 'best' is unknown"),
+        ({"precision": "int8"}, "precision 'int8' is unknown"),
+        ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type 'cosine' is unknown"),
+        ({"warm_up_mode": "slow"}, "warm_up_mode 'slow' is unknown"),
+        ({"warm_up_mode": "linear", "warm_up_init_lr": 1.0}, "warm_up_init_lr 1 must be"),
+        ({"optimizer_list": [SGD([nn.Parameter(torch.zeros(1))], 0.1)]}, "'0.weight' of model_list"),
+    ],
+)
+def test_check_init_refuses_in_one_line(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        Small(tmp_path, **settings)
+    assert words in str(caught.value)
+
+
+def test_a_parameter_with_two_optimizers_is_refused(tmp_path: Path) -> None:
+    model = network()[0]
+    with pytest.raises(UserError, match=r"optimizer_list\[0\] and \[1\] share a parameter"):
+        Small(tmp_path, model_list=[model], optimizer_list=[SGD(model.parameters(), 0.1), Adam(model.parameters())])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_path: Path) -> None:
+    class Diverges(Small):
+        def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
+            losses = super().loss_per_batch(batch)
+            return {"loss": losses["loss"] * (math.nan if self.epoch == 2 and self.model_list[0].training else 1)}
+
+    trainer = Diverges(tmp_path, epochs=3)
+    with pytest.raises(UserError, match="loss became nan in epoch 2"):
+        trainer.fit(3)
+    assert checkpoint.states_in(tmp_path) == [tmp_path / "epoch1.pth"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [({"total": torch.zeros(())}, "must be called 'loss'"), ({"loss": torch.zeros(3)}, r"shape \(3,\)")],
+)
+def test_a_loss_that_cannot_be_minimised_is_refused(returned: dict[str, Tensor], words: str, tmp_path: Path) -> None:
+    trainer = Small(tmp_path)
+    trainer.loss_per_batch = lambda batch: returned  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=words):
+        trainer.train_loop()
+
+
+def test_a_key_metric_that_is_no_score_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'f2' is not among the scores; choose one of \['acc', 'loss'\]"):
+        Small(tmp_path, key_metric="f2").fit(1)
+
+
+def test_means_of_names_that_not_every_batch_has_count_their_own_samples() -> None:
+    means = SampleMeans()
+    means.add({"a": 1.0, "b": 4.0}, 2)
+    means.add({"a": 4.0}, 1)
+    assert means.means() == {"a": 2.0, "b": 4.0}
