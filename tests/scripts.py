@@ -1,15 +1,29 @@
 """Runs scripts of rendered projects in processes of their own that start with torch loaded."""
 
 import multiprocessing
+import multiprocessing.context
 import os
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
-# A server process imports this once and is forked for each script: importing torch anew would take most of the time.
-CONTEXT = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-CONTEXT.set_forkserver_preload(["scripts_preload"])
+HERE = Path(__file__).parent
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """How processes are started: forked from a server that has torch, since the import takes most of the time."""
+    if os.name != "posix":
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scripts_preload"])
+    # The server looks for that module on the path with which it starts, and is silent when there is none.
+    with mock.patch.dict(os.environ, {"PYTHONPATH": str(HERE)}):
+        forkserver.ensure_running()
+    return context
 
 
 def _child(folder: Path, argv: Sequence[str], output: Path) -> None:
@@ -24,7 +38,7 @@ def _child(folder: Path, argv: Sequence[str], output: Path) -> None:
 
 def run_script(folder: Path, argv: Sequence[str], output: Path, seconds: float = 120) -> tuple[int, str]:
     """Runs `python *argv` in `folder`; returns the exit status and what was printed."""
-    process = CONTEXT.Process(target=_child, args=(folder, argv, output))
+    process = _context().Process(target=_child, args=(folder, argv, output))
     process.start()
     process.join(seconds)
     if process.is_alive():

@@ -52,6 +52,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Runs matrix products and convolutions in `precision`; fp32 changes nothing."""
+    precision = pick_precision(precision, device)
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 

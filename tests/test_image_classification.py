@@ -1,0 +1,265 @@
+"""The image task: one's own folders, honest splits, augmentation by (seed, epoch, index), clear refusals."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Render
+from engine import UserError, checkpoint
+from engine.data import hold_out
+from PIL import Image
+
+OWN_MODULES = ("config", "images", "task", "train", "predict")
+
+
+class Modules:
+    """The modules of a rendered project that are not the engine."""
+
+    def __init__(self) -> None:
+        import config
+        import images
+        import task
+        import train
+
+        self.config, self.images, self.task, self.train = config, images, task, train
+
+    def run(self, *flags: str) -> None:
+        """What `python train.py` does with these flags."""
+        argv = ["--precision", "fp32", "--width", "8", *flags]
+        self.train.train(self.config.parse_config(argv), argv)
+
+
+@pytest.fixture(scope="module")
+def project(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered project."""
+    return render_into(tmp_path_factory.mktemp("images"), task_type="image_classification")
+
+
+@pytest.fixture
+def own(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modules]:
+    """Its modules."""
+    monkeypatch.syspath_prepend(str(project))
+    for name in OWN_MODULES:
+        sys.modules.pop(name, None)
+    yield Modules()
+    for name in OWN_MODULES:
+        sys.modules.pop(name, None)
+
+
+def write_images(root: Path, splits: dict[str, dict[str, int]], size: tuple[int, int] = (24, 16)) -> Path:
+    """Images in split/class folders, in the modes that photographs come in; each has a colour of its own."""
+    modes = ["RGB", "L", "RGBA", "P", "CMYK"]
+    for split, classes in splits.items():
+        for name, count in classes.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                mode = modes[number % len(modes)]
+                image = Image.new("RGB", size, (number * 20 % 256, 100, 200)).convert(mode)
+                image.save(root / split / name / f"{number}.{'jpg' if mode in ('RGB', 'CMYK') else 'png'}")
+    return root
+
+
+# ---- splits ----
+
+
+def test_without_val_a_part_of_train_chooses_the_epoch_and_never_a_test_image(own: Modules, tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"train": {"a": 20, "b": 10}, "test": {"a": 5, "b": 5}})
+    data, meta = own.task.load_data(own.config.Config(data=str(root), val_fraction=0.2))
+    assert {name: len(images) for name, images in data.items()} == {"train": 24, "val": 6, "test": 10}
+    assert data["val"].split is data["train"].split is not data["test"].split
+    assert not set(data["val"].rows.tolist()) & set(data["train"].rows.tolist())
+    assert torch.bincount(data["val"].split.labels[data["val"].rows]).tolist() == [4, 2]
+    assert meta["classes"] == ["a", "b"] and meta["image_size"] == 16
+
+
+def test_a_val_folder_is_used_where_there_is_one(own: Modules, tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"train": {"a": 5, "b": 5}, "val": {"b": 3}})
+    data, _ = own.task.load_data(own.config.Config(data=str(root)))
+    assert {name: len(images) for name, images in data.items()} == {"train": 10, "val": 3}
+    assert data["val"].split.labels.tolist() == [1, 1, 1]
+
+
+def test_the_hold_out_follows_from_the_seed_and_has_every_class() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 20 + [2] * 2)
+    kept, held = hold_out(labels, 0.1, seed=3)
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(72))
+    assert torch.bincount(labels[held]).tolist() == [5, 2, 1]
+    assert torch.equal(held, hold_out(labels, 0.1, seed=3)[1])
+    assert not torch.equal(held, hold_out(labels, 0.1, seed=4)[1])
+
+
+# ---- images ----
+
+
+def test_every_image_is_shifted_and_mirrored_on_its_own(own: Modules) -> None:
+    x = torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8)
+    draws = torch.rand(40, 3)
+    found = own.images.shift_and_mirror(x, draws)
+    for image, (down, right, mirrored), result in zip(x, draws.tolist(), found, strict=True):
+        top, left = int(down * 5), int(right * 5)
+        expected = F.pad(image.float(), [2] * 4, mode="reflect")[:, top : top + 16, left : left + 16].byte()
+        assert torch.equal(result, expected.flip(-1) if mirrored < 0.5 else expected)
+    assert len({tuple(d) for d in (draws[:, :2] * 5).long().tolist()}) > 10
+
+
+def test_what_an_image_becomes_depends_on_seed_epoch_and_index_and_not_on_workers(
+    own: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_images(tmp_path, {"train": {"a": 30, "b": 30}})
+    in_memory = own.task.Task(own.config.Config(data=str(root), batch_size=7)).train_loader
+    monkeypatch.setattr(own.images, "FITS_INTO_MEMORY", 0)
+    by_workers = own.task.Task(own.config.Config(data=str(root), batch_size=7, workers=2)).train_loader
+    assert (in_memory.num_workers, by_workers.num_workers) == (0, 2)
+
+    from engine.data import set_epoch
+
+    epochs = []
+    for epoch in (1, 2):
+        for loader in (in_memory, by_workers):
+            set_epoch(loader, epoch)
+        epochs.append(list(in_memory))
+        for (x, y), (x2, y2) in zip(epochs[-1], by_workers, strict=True):
+            assert torch.equal(x, x2) and torch.equal(y, y2)
+    assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
+
+
+def test_evaluation_images_are_as_they_are_in_their_files(own: Modules, tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"train": {"a": 5, "b": 5}, "test": {"a": 3, "b": 2}}, size=(16, 16))
+    trainer = own.task.Task(own.config.Config(data=str(root)))
+    [(x, _)] = trainer.test_loader
+    files = own.images.find_images(root / "test")
+    assert torch.equal(x, torch.stack([own.images.read_image(file, 16) for file in files]))
+    assert type(trainer.eval_loader.dataset) is own.images.Images
+
+
+def test_the_network_has_one_output_per_class_and_sees_normalised_images(own: Modules, tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"train": {"a": 9, "b": 9, "c": 9}})
+    trainer = own.task.Task(own.config.Config(data=str(root), num_parts=1, width=8))
+    x, _ = next(iter(trainer.train_loader))
+    assert trainer.inference(x).shape == (len(x), 3)
+    normalised = trainer.model_list[0][0][0](trainer.train_loader.dataset.split.pixels)
+    assert normalised.mean().abs() < 0.3 and (normalised[:, 0].std() - 1).abs() < 0.3
+
+
+def test_large_images_are_cut_to_their_usual_size_and_train(own: Modules, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", {"train": {"a": 6, "b": 6}}, size=(300, 260))
+    own.run("--data", str(root), "--epochs", "1", "--ckpt_dir", str(tmp_path / "runs"), "--warm_up_mode", "none")
+    [best] = (tmp_path / "runs").glob("*/best.pth")
+    assert checkpoint.load(best)["meta"]["image_size"] == 224
+
+
+def test_summary_graph_and_histograms_come_on_request(
+    own: Modules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data", "synthetic", "--epochs", "1", "--warm_up_mode", "none", "--num_parts", "3"]
+    own.run(*flags, "--model_info", "--histograms", "--ckpt_dir", str(tmp_path))
+    shown = capsys.readouterr().out
+    assert shown.count("Total params") == 3 and "no graph" not in shown
+    [log] = tmp_path.glob("*/log.txt")
+    assert log.read_text("utf-8") == shown
+
+
+# ---- resuming ----
+
+
+def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Modules, tmp_path: Path) -> None:
+    flags = ["--data", "synthetic", "--ckpt_dir", str(tmp_path), "--batch_size", "512", "--keep_last", "0"]
+    own.run(*flags, "--epochs", "2", "--lr_scheduler_type", "step")
+    [run_dir] = tmp_path.iterdir()
+    own.train.train(*_parsed(own, "--resume", "auto", "--ckpt_dir", str(tmp_path), "--epochs", "3", "--lr", "0.01"))
+    assert list(tmp_path.iterdir()) == [run_dir]
+    log = (run_dir / "log.txt").read_text("utf-8")
+    assert [log.count(f"epoch {epoch}/") for epoch in (1, 2, 3)] == [1, 1, 1]
+    assert checkpoint.load(run_dir / "epoch3.pth")["lr_scheduler0"]["base_lrs"] == [0.01, 0.01]
+    assert own.config.resumed_config([], run_dir)[0].lr_scheduler_type == "step"
+    with pytest.raises(UserError, match="--batch_size 64 differs from 512"):
+        own.config.resumed_config(["--batch_size", "64"], run_dir)
+
+
+def _parsed(own: Modules, *flags: str) -> tuple[Any, list[str]]:
+    return own.config.parse_config(list(flags)), list(flags)
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ({}, "there is no folder"),
+        ({"train": {"a": 2}}, "images in 1 CLASS folder"),
+        ({"train": {"a": 2, "b": 0}}, "images in 1 CLASS folder"),
+        ({"train": {"a": 2, "b": 2}, "val": {"a": 0}}, "val has no images"),
+        ({"train": {"a": 2, "b": 2}, "test": {"c": 1}}, "the unknown class 'c'"),
+    ],
+)
+def test_a_folder_that_is_not_as_it_should_be_is_named(
+    splits: dict[str, dict[str, int]], words: str, own: Modules, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        own.task.load_data(own.config.Config(data=str(write_images(tmp_path, splits))))
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_damaged_image_is_named_in_one_line(
+    in_memory: bool, own: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_images(tmp_path / "data", {"train": {"a": 5, "b": 5}})
+    broken = root / "train" / "a" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    if not in_memory:
+        monkeypatch.setattr(own.images, "FITS_INTO_MEMORY", 0)
+    with pytest.raises(UserError) as caught:
+        own.run("--data", str(root), "--epochs", "1", "--image_size", "16", "--ckpt_dir", str(tmp_path / "runs"))
+    assert str(caught.value).startswith(f"image {broken} cannot be read")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_network_and_data_one_line_says_what_to_do(
+    own: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import urllib.error
+    import urllib.request
+
+    def no_network(*args: Any, **kwargs: Any) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    with pytest.raises(UserError, match="cannot be downloaded") as caught:
+        own.task.load_data(own.config.Config(data_dir=str(tmp_path)))
+    assert "--data FOLDER" in str(caught.value) and "--data synthetic" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--lr_schedular_type", "step"], ["--lr_schedular_type", "--lr_scheduler_type"]),
+        (["--lr_scheduler_type", "stepp"], ["stepp", "annealing"]),
+        (["--epochs", "many"], ["--epochs", "many"]),
+        (["--lr", "0.1", "0.2", "--num_parts", "3"], ["--lr has 2 values for 3 parts"]),
+        (["--data", "nowhere"], ["error: --data nowhere"]),
+        (["--resume", "nowhere"], ["error: --resume nowhere"]),
+        (["--device", "tpu9", "--data", "synthetic"], ["error: device 'tpu9' is not available"]),
+    ],
+)
+def test_a_wrong_flag_ends_with_status_1_and_no_traceback(
+    flags: list[str], words: list[str], project: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-B", "train.py", *flags, "--ckpt_dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_help_imports_no_torch(project: Path) -> None:
+    command = [sys.executable, "-B", "-X", "importtime", "train.py", "--help"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0 and "--warm_up_mode" in done.stdout
+    assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
