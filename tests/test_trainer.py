@@ -543,7 +543,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_
             return {"loss": losses["loss"] * (math.nan if self.epoch == 2 and self.model_list[0].training else 1)}
 
     trainer = Diverges(tmp_path, epochs=3)
-    with pytest.raises(UserError, match="loss became nan in epoch 2"):
+    with pytest.raises(UserError, match="loss became nan by epoch 2"):
         trainer.fit(3)
     assert checkpoint.states_in(tmp_path) == [tmp_path / "epoch1.pth"]
 

@@ -93,6 +93,15 @@ def check_fits(state: Mapping[str, Any], model_list: list[nn.Module], path: str 
                 )
 
 
+def check_continues(state: Mapping[str, Any], optimizers: int, path: str | Path) -> None:
+    """Raises a UserError where the state does not hold what training with that many optimizers continues from."""
+    if "scaler" not in state:
+        raise UserError(f"{path} holds weights only; continue from an epoch<N>.pth, or load it with optim=False")
+    saved = sum(name.removeprefix("optimizer").isdigit() for name in state)
+    if saved != optimizers:
+        raise UserError(f"{path} holds the states of {saved} optimizers and optimizer_list has {optimizers}")
+
+
 def is_intact(path: str | Path) -> bool:
     """Whether the file is whole: torch saves a zip archive that holds a CRC-32 of everything in it."""
     try:

@@ -1,6 +1,7 @@
-"""What `check_init` refuses, each in a line that says what to set."""
+"""What the trainer refuses, each in a line that says what to set."""
 
-from collections.abc import Sized
+import math
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,3 +49,13 @@ def check_parameters(model_list: list[nn.Module], optimizer_list: list[Optimizer
                     f"{name!r} of model_list[{number}] is in no optimizer; "
                     "add it to optimizer_list, or freeze it with requires_grad_(False)"
                 )
+
+
+def check_finite(losses: Mapping[str, float], where: str) -> None:
+    """Raises a UserError that names the first loss that is NaN or infinite."""
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{name} became {value} by {where}; lower lr, warm up longer or set clip_grad, "
+                "and resume from the last saved state"
+            )

@@ -1,6 +1,5 @@
-"""The parts of a network taken as a whole: eval mode, summary, graph, export."""
+"""The parts of a network taken as a whole: eval mode, one forward pass, summary, graph, export."""
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from .devices import to_device
 
 
 def merge_stages(stages: list[nn.Module], num_parts: int) -> list[nn.Module]:
@@ -19,15 +16,15 @@ def merge_stages(stages: list[nn.Module], num_parts: int) -> list[nn.Module]:
 
 
 class Network(nn.Module):
-    """The parts and a trainer's `forward` as one module."""
+    """The parts and a trainer's `forward`, which runs them, as one module."""
 
-    def __init__(self, model_list: list[nn.Module], forward: Callable[..., Any]) -> None:
+    def __init__(self, model_list: list[nn.Module], forward: Callable[[Any], Any]) -> None:
         super().__init__()
         self.model_list = nn.ModuleList(model_list)
         self.run = forward
 
     def forward(self, x: Any) -> Any:
-        return self.run(self, x)
+        return self.run(x)
 
 
 @contextmanager
@@ -41,6 +38,25 @@ def eval_mode(model_list: list[nn.Module]) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def one_forward(trainer: Any) -> Iterator[None]:
+    """Inside, the trainer's `forward` runs once for the same objects: a batch's loss and scores share its output."""
+    outputs: dict[tuple[int, ...], tuple[tuple[Any, ...], Any]] = {}
+    forward = trainer.forward
+
+    def remembered(*inputs: Any) -> Any:
+        key = tuple(map(id, inputs))
+        if key not in outputs:
+            outputs[key] = inputs, forward(*inputs)  # the inputs are kept, so no later object gets their id
+        return outputs[key][1]
+
+    trainer.forward = remembered
+    try:
+        yield
+    finally:
+        del trainer.forward
 
 
 def by_torchsummary(model: nn.Module, inp: Any) -> None:
@@ -65,24 +81,27 @@ def by_counting(model: nn.Module, inp: Any) -> None:
         print(f"  {name:<30} {sum(p.numel() for p in child.parameters()):>14,} parameters")
 
 
-def print_summaries(model_list: list[nn.Module], inp: Any) -> None:
-    """Prints a summary of every part, each fed with the output of the one before."""
-    for number, model in enumerate(model_list):
-        print(f"part {number}: {type(model).__name__}")
-        # A summary hooks into layers that it may not understand: whatever one raises, the next one tries.
-        for attempt in (by_torchsummary, by_torchinfo, by_counting):
-            try:
-                attempt(model, inp)
-                break
-            except Exception as error:
-                print(f"  ({attempt.__name__.removeprefix('by_')} cannot: {type(error).__name__})")
-        inp = model(inp)
+def show(network: Network, inp: Any, writer: Any) -> None:
+    """Prints a summary of every part, each fed with the output of the one before, and draws the graph."""
+    # Summaries and tracing hook into layers that they may not understand; whatever they raise, training goes on.
+    try:
+        out = inp
+        for number, model in enumerate(network.model_list):
+            print(f"part {number}: {type(model).__name__}")
+            for attempt in (by_torchsummary, by_torchinfo, by_counting):
+                try:
+                    attempt(model, out)
+                    break
+                except Exception as error:
+                    print(f"  ({attempt.__name__.removeprefix('by_')} cannot: {type(error).__name__})")
+            out = model(out)
+        writer.add_graph(network, inp)
+    except Exception as error:
+        print(f"no summary or no graph: {str(error).strip().splitlines()[0]}")
 
 
 def export(network: Network, inp: torch.Tensor, path: str | Path) -> None:
-    """Writes a copy of the network, on the CPU and in eval mode, as a program for batches of any size."""
-    network = copy.deepcopy(network).cpu().eval()
-    inp = to_device(inp, torch.device("cpu"))
+    """Writes the network as a program for batches of any size."""
     inp = torch.cat([inp, inp])[:2]  # a batch of one would be taken for a constant
     program = torch.export.export(network, (inp,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, path)

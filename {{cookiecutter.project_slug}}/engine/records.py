@@ -70,9 +70,10 @@ def progress(what: str, total: int) -> Any:
     return tqdm(total=total, desc=what, file=terminal, disable=quiet, leave=False, dynamic_ncols=True)
 
 
-def epoch_line(epoch: int, epochs: int, train_loss: float, scores: Mapping[str, float]) -> str:
+def epoch_line(epoch: str, train_loss: float, scores: Mapping[str, float], rates: Mapping[str, float]) -> str:
     """What an epoch came to, in a line."""
     values = {"train loss": train_loss, "eval loss": scores["loss"]}
     values |= {name: value for name, value in scores.items() if name != "loss"}
     shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-    return f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {shown}"
+    lrs = ", ".join(f"{lr:.3g}" for lr in rates.values())
+    return f"epoch {epoch}  {shown}  next lr {lrs}"

@@ -3,10 +3,10 @@
 Schedules are in schedulers.py, checkpoint files in checkpoint.py, means and scores in metrics.py.
 """
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import UserError, checkpoint
-from .checks import check_parameters, check_settings
+from .checks import check_finite, check_parameters, check_settings
 from .data import set_epoch, windows
 from .devices import autocast, grad_scaler, num_samples, pick_device, pick_precision, to_device
 from .metrics import WORST, SampleMeans, SetMetric, improves
-from .network import Network, eval_mode, export, print_summaries
+from .network import Network, eval_mode, export, one_forward, show
 from .records import NoWriter, epoch_line, progress, rates_by_name, record_epoch, record_histograms
 from .schedulers import Schedule, Timeline, build_schedule
 from .seeding import epoch_seed, kept_random_state, seed_everything
+
+SAVED_WITH_WEIGHTS = ("meta", "epoch", "global_step", "key_metric", "best_metric")
+SAVED_TO_CONTINUE = ("best_epoch", "best_values", "train_means")
 
 
 class Trainer:
@@ -78,6 +81,7 @@ class Trainer:
         self.train_means: dict[str, float] = {}  # mean losses of the last epoch
         self.logged_losses: list[float] = []  # mean loss at each log point of the last epoch
         self.lr_scheduler_list: list[Schedule] = []
+        self._epoch_began = time.perf_counter()
 
     def configure(self, settings: object) -> None:
         """Takes over the settings: every attribute of `settings` that is declared at the top of this class."""
@@ -175,7 +179,7 @@ class Trainer:
                 bar.update()
             epoch_means.merge(log_means)
         self.train_means = epoch_means.means()
-        self._check_finite(self.train_means)
+        check_finite(self.train_means, f"epoch {self.epoch}, update {self.global_step}")
         if self.histograms:
             record_histograms(self.writer, self.model_list, self.global_step)
         return self.train_means
@@ -246,8 +250,11 @@ class Trainer:
         self.update_lr_scheduler(scores)
         self._note_best(scores)
         # Before the state is saved: what a state covers has been recorded.
-        record_epoch(self.writer, self.train_means["loss"], scores, self.global_step)
-        self._print_epoch(scores)
+        train_loss = self.train_means.get("loss", math.nan)
+        record_epoch(self.writer, train_loss, scores, self.global_step)
+        line = epoch_line(f"{self.epoch}/{self.epochs}", train_loss, scores, rates_by_name(self.optimizer_list))
+        best = "  best" if self.best_epoch == self.epoch else ""
+        print(f"{line}  {time.perf_counter() - self._epoch_began:.1f} s{best}")
         if self.epoch % save_per_epochs == 0 or self.epoch >= self.epochs:
             self.save_state(Path(self.ckpt_dir) / f"epoch{self.epoch}.pth")
             checkpoint.prune(self.ckpt_dir, self.keep_last)
@@ -266,7 +273,7 @@ class Trainer:
             for batch in loader:
                 samples = num_samples(batch)
                 batch = to_device(batch, self.device)
-                with autocast(self.precision, self.device), self._one_forward():
+                with autocast(self.precision, self.device), one_forward(self):
                     means.add(self.loss_per_batch(batch), samples)
                     means.add(self.eval_scores_per_batch(batch), samples)
                 bar.update()
@@ -282,37 +289,16 @@ class Trainer:
         print(f"test of epoch {self.best_epoch}  " + "  ".join(f"{name} {v:.4f}" for name, v in scores.items()))
         return scores
 
-    @contextmanager
-    def _one_forward(self) -> Iterator[None]:
-        """Inside, `forward` of the same objects runs once: loss and scores of a batch share its output."""
-        outputs: dict[tuple[int, ...], tuple[tuple[Any, ...], Any]] = {}
-        forward = self.forward
-
-        def remembered(*inputs: Any) -> Any:
-            key = tuple(map(id, inputs))
-            if key not in outputs:
-                outputs[key] = inputs, forward(*inputs)  # the inputs are kept, so no later object gets their id
-            return outputs[key][1]
-
-        vars(self)["forward"] = remembered
-        try:
-            yield
-        finally:
-            del vars(self)["forward"]
-
     def _note_best(self, scores: dict[str, float]) -> None:
+        modes = {name: "min" for name in self.train_means} | self.score_modes | {self.key_metric: self.key_mode}
         for name, value in scores.items():
-            mode = self.key_mode if name == self.key_metric else self.score_modes.get(name, self._usual_mode(name))
+            mode = modes.get(name, "max")
             if improves(value, self.best_values.get(name, WORST[mode]), mode):
                 self.best_values[name] = value
-        if improves(
-            scores[self.key_metric], self.best_metric.get(self.key_metric, WORST[self.key_mode]), self.key_mode
-        ):
+        best = self.best_metric.get(self.key_metric, WORST[self.key_mode])
+        if improves(scores[self.key_metric], best, self.key_mode):
             self.best_metric, self.best_epoch = dict(scores), self.epoch
             self.save_state(Path(self.ckpt_dir) / "best.pth", optim=False)
-
-    def _usual_mode(self, name: str) -> str:
-        return "min" if name in self.train_means else "max"
 
     @torch.inference_mode()
     def inference(self, x: Any) -> Any:
@@ -325,16 +311,13 @@ class Trainer:
     def save_state(self, path: str | Path, optim: bool = True) -> None:
         """Writes the weights and scores and, with `optim`, all that continuing needs."""
         state: dict[str, Any] = {f"model{i}": model.state_dict() for i, model in enumerate(self.model_list)}
-        state |= {name: getattr(self, name) for name in self.weights_come_with}
+        state |= {name: getattr(self, name) for name in SAVED_WITH_WEIGHTS}
         if optim:
-            state |= {name: getattr(self, name) for name in self.progress}
+            state |= {name: getattr(self, name) for name in SAVED_TO_CONTINUE}
             state |= {f"optimizer{i}": optimizer.state_dict() for i, optimizer in enumerate(self.optimizer_list)}
             state |= {f"lr_scheduler{i}": s.state_dict() for i, s in enumerate(self.lr_scheduler_list)}
             state["scaler"] = self.scaler.state_dict()
         checkpoint.save(state, path)
-
-    weights_come_with = ("meta", "epoch", "global_step", "key_metric", "best_metric")
-    progress = ("best_epoch", "best_values", "train_means")
 
     def load_state(self, path: str | Path, optim: bool = True) -> None:
         """Reads what `save_state` wrote; without `optim` the weights alone, for inference.
@@ -344,8 +327,8 @@ class Trainer:
         """
         state = checkpoint.load(path)
         checkpoint.check_fits(state, self.model_list, path)
-        if optim and "scaler" not in state:
-            raise UserError(f"{path} holds weights only; continue from an epoch<N>.pth, or load it with optim=False")
+        if optim:
+            checkpoint.check_continues(state, len(self.optimizer_list), path)
         for number, model in enumerate(self.model_list):
             model.load_state_dict(state[f"model{number}"])
             model.to(self.device)
@@ -355,7 +338,7 @@ class Trainer:
             optimizer.load_state_dict(state[f"optimizer{number}"])
             schedule.load_state_dict(state[f"lr_scheduler{number}"])
         self.scaler.load_state_dict(state["scaler"])
-        for name in self.weights_come_with + self.progress:
+        for name in SAVED_WITH_WEIGHTS + SAVED_TO_CONTINUE:
             setattr(self, name, state[name])
 
     def save_model(self, path: str | Path) -> None:
@@ -363,7 +346,9 @@ class Trainer:
 
         Read it with `torch.export.load(path).module()`; it is in eval mode and on the CPU.
         """
-        export(Network(self.model_list, type(self).forward), self.example_input(), path)
+        twin = copy.copy(self)
+        twin.model_list = [copy.deepcopy(model).cpu().eval() for model in self.model_list]
+        export(Network(twin.model_list, twin.forward), to_device(self.example_input(), torch.device("cpu")), path)
 
     def example_input(self) -> Any:
         """An input of `forward`: the one in the first evaluation batch."""
@@ -374,7 +359,7 @@ class Trainer:
     def _log_losses(self, means: SampleMeans) -> dict[str, float]:
         """Records the losses since the last log point and the rates of the update just made."""
         losses = means.means()
-        self._check_finite(losses)
+        check_finite(losses, f"epoch {self.epoch}, update {self.global_step}")
         self.logged_losses.append(losses["loss"])
         if self.global_step > 1:  # the very first loss is far above all others and would flatten the curve
             for name, value in losses.items():
@@ -383,35 +368,16 @@ class Trainer:
             self.writer.add_scalar(name, lr, self.global_step)
         return losses
 
-    def _check_finite(self, losses: Mapping[str, float]) -> None:
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"{name} became {value} in epoch {self.epoch}, at update {self.global_step} or shortly before; "
-                    f"lower lr, warm up longer or set clip_grad, and resume from {self.ckpt_dir}"
-                )
-
     def get_model_info(self, fake_inp: Any) -> None:
         """Prints a summary of each part and draws the network in TensorBoard; changes nothing and never fails."""
         print(f"{' model info ':=^60}")
-        inp = to_device(fake_inp, self.device)
         with torch.no_grad(), eval_mode(self.model_list), kept_random_state(self.device):
-            try:
-                print_summaries(self.model_list, inp)
-                self.writer.add_graph(Network(self.model_list, type(self).forward), inp)
-            except Exception as error:  # an input that does not fit, or a network that cannot be traced
-                print(f"no summary or no graph: {str(error).strip().splitlines()[0]}")
+            show(Network(self.model_list, self.forward), to_device(fake_inp, self.device), self.writer)
         print(f"{self.num_parameters():,} parameters")
 
     def num_parameters(self) -> int:
         """The number of weights in all parts."""
         return sum(parameter.numel() for model in self.model_list for parameter in model.parameters())
-
-    def _print_epoch(self, scores: Mapping[str, float]) -> None:
-        line = epoch_line(self.epoch, self.epochs, self.train_means["loss"], scores)
-        rates = ", ".join(f"{lr:.3g}" for lr in rates_by_name(self.optimizer_list).values())
-        seconds = time.perf_counter() - self._epoch_began
-        print(f"{line}  next lr {rates}  {seconds:.1f} s{'  best' if self.best_epoch == self.epoch else ''}")
 
     def print_best_metrics(self) -> None:
         """Prints the scores of the best epoch and the best value that each score reached in any."""
@@ -425,11 +391,10 @@ class Trainer:
             print(f"final {name}: {lr:g}")
 
     def print_all_member(self, print_model: bool = False) -> None:
-        """Prints every attribute that is short enough to read, the models too where asked."""
+        """Prints every setting and attribute that is short enough to read, the models too where asked."""
         print(f"{' trainer ':=^60}")
+        long = {"train_loader", "eval_loader", "test_loader", "writer", "optimizer_list", "lr_scheduler_list", "meta"}
         settings = {name: getattr(self, name) for name in Trainer.__annotations__}
         for name, value in {**settings, **vars(self)}.items():
-            if name.startswith("_") or (name == "model_list" and not print_model):
-                continue
-            if name not in ("train_loader", "eval_loader", "writer", "optimizer_list", "lr_scheduler_list", "meta"):
+            if not name.startswith("_") and name not in long and (print_model or name != "model_list"):
                 print(f"{name}: {value}")
