@@ -1,18 +1,18 @@
 """Runs scripts of rendered projects in processes of their own that start with torch loaded."""
 
 import multiprocessing
-import multiprocessing.context
 import os
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 HERE = Path(__file__).parent
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context() -> Any:
     """How processes are started: forked from a server that has torch, since the import takes most of the time."""
     if os.name != "posix":
         return multiprocessing.get_context("spawn")

@@ -39,7 +39,7 @@ def test_a_damaged_file_is_noticed_and_named(tmp_path: Path, damage: str) -> Non
     checkpoint.save({"w": torch.zeros(1000)}, path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    path.write_bytes({"cut": content[:-200], "flip": content, "empty": b""}[damage])
+    path.write_bytes(bytes({"cut": content[:-200], "flip": content, "empty": b""}[damage]))
     with pytest.raises(UserError, match=r"epoch1\.pth is damaged"):
         checkpoint.load(path)
 

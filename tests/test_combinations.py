@@ -14,7 +14,7 @@ FILES = {
     ".cookiecutter.yaml", ".gitignore", "LICENSE", "README.md", "config.py", "images.py", "predict.py",
     "pyproject.toml", "task.py", "train.py", "tests/test_project.py",
 }  # fmt: skip
-ENGINE = {path.relative_to(SOURCE).as_posix() for path in (SOURCE / "engine").iterdir()}
+ENGINE = {path.relative_to(SOURCE).as_posix() for path in (SOURCE / "engine").glob("*.py")}
 
 
 @pytest.fixture(scope="module", params=COMBINATIONS, ids=lambda answers: "-".join(answers.values()))
@@ -69,3 +69,10 @@ def test_trains_a_small_epoch_without_a_trace(project: Path, tmp_path: Path) -> 
     assert words[:3] == ["smoke", "epoch:", "loss"], output
     assert float(words[5]) < 0.9 * float(words[3]), output
     assert files_in(project) == before
+
+
+def test_passes_its_own_tests(project: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run_tests.py"
+    script.write_text("import sys, pytest; sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', 'tests']))")
+    status, output = run_script(project, [str(script)], tmp_path / "output", seconds=300)
+    assert status == 0, output

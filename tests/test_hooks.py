@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from conftest import QUESTIONS, ROOT, Render
 from test_combinations import files_in
 
@@ -57,7 +58,9 @@ def test_a_slug_that_names_a_folder_is_accepted(slug: str) -> None:
     assert load_hook("pre_gen_project").complaint({**ANSWERS, "project_slug": slug}) == ""
 
 
-def test_a_bad_slug_stops_cookiecutter_in_one_line_and_leaves_nothing(tmp_path: Path, cookiecutter_config: Path) -> None:
+def test_a_bad_slug_stops_cookiecutter_in_one_line_and_leaves_nothing(
+    tmp_path: Path, cookiecutter_config: Path
+) -> None:
     done = generate(tmp_path, cookiecutter_config, "project_slug=my project")
     assert done.returncode == 1
     assert sum("project_slug 'my project' cannot" in line for line in done.stderr.splitlines()) == 1
@@ -67,8 +70,6 @@ def test_a_bad_slug_stops_cookiecutter_in_one_line_and_leaves_nothing(tmp_path: 
 
 @pytest.mark.parametrize("name", ['Tim "the tool" O\'Hara', "back\\slash", "émoji 🎉", "{braces}", "# hash: colon"])
 def test_free_text_is_written_as_it_is(name: str, tmp_path: Path, render: Render) -> None:
-    import yaml
-
     project = render(project_name=name, project_slug="demo", author_name=name)
     answers = yaml.safe_load((project / ".cookiecutter.yaml").read_text("utf-8"))["default_context"]
     assert answers["project_name"] == answers["author_name"] == name

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,11 @@ class Modules:
     """The modules of a rendered project that are not the engine."""
 
     def __init__(self) -> None:
-        import config
-        import images
-        import task
-        import train
-
-        self.config, self.images, self.task, self.train = config, images, task, train
+        self.config, self.images, self.task, self.train = map(import_module, OWN_MODULES[:4])
 
     def run(self, *flags: str) -> None:
         """What `python train.py` does with these flags."""
-        argv = ["--precision", "fp32", "--width", "8", *flags]
-        self.train.train(self.config.parse_config(argv), argv)
+        self.train.train(["--precision", "fp32", "--width", "8", *flags])
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +166,7 @@ def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Modules, tmp_path:
     flags = ["--data", "synthetic", "--ckpt_dir", str(tmp_path), "--batch_size", "512", "--keep_last", "0"]
     own.run(*flags, "--epochs", "2", "--lr_scheduler_type", "step")
     [run_dir] = tmp_path.iterdir()
-    own.train.train(*_parsed(own, "--resume", "auto", "--ckpt_dir", str(tmp_path), "--epochs", "3", "--lr", "0.01"))
+    own.train.train(["--resume", "auto", "--ckpt_dir", str(tmp_path), "--epochs", "3", "--lr", "0.01"])
     assert list(tmp_path.iterdir()) == [run_dir]
     log = (run_dir / "log.txt").read_text("utf-8")
     assert [log.count(f"epoch {epoch}/") for epoch in (1, 2, 3)] == [1, 1, 1]
@@ -179,10 +174,6 @@ def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Modules, tmp_path:
     assert own.config.resumed_config([], run_dir)[0].lr_scheduler_type == "step"
     with pytest.raises(UserError, match="--batch_size 64 differs from 512"):
         own.config.resumed_config(["--batch_size", "64"], run_dir)
-
-
-def _parsed(own: Modules, *flags: str) -> tuple[Any, list[str]]:
-    return own.config.parse_config(list(flags)), list(flags)
 
 
 # ---- what is refused ----

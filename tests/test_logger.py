@@ -59,6 +59,6 @@ def test_the_last_line_survives_a_kill(tmp_path: Path) -> None:
         "with Logger(sys.argv[1]):\n    print('the last line')\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     path = tmp_path / "log.txt"
-    done = subprocess.run([sys.executable, "-c", script, str(path)], cwd=SOURCE, capture_output=True)
+    done = subprocess.run([sys.executable, "-B", "-c", script, str(path)], cwd=SOURCE, capture_output=True)
     assert done.returncode != 0
     assert path.read_text() == "the last line\n"

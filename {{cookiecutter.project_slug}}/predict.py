@@ -1,13 +1,12 @@
 """Predicts with trained weights: `python predict.py --checkpoint check_point/.../best.pth INPUT...`."""
 
 import csv
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from engine import UserError
+from engine import UserError, command_line
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,10 @@ def predict(arguments: Arguments) -> None:
     print(f"{len(rows)} predictions are in {arguments.output}")
 
 
+def main(argv: list[str]) -> None:
+    """Parses the flags and predicts."""
+    predict(tyro.cli(Arguments, args=argv, use_underscores=True))
+
+
 if __name__ == "__main__":
-    try:
-        predict(tyro.cli(Arguments, use_underscores=True))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    command_line(main)

@@ -1,5 +1,8 @@
 """The engine: trainer, schedules, checkpoints, logger, data loading. It knows nothing of the task."""
 
+import sys
+from collections.abc import Callable
+
 
 class UserError(ValueError):
     """A mistake that the person can put right. On the command line it becomes one line, without a traceback."""
@@ -7,3 +10,14 @@ class UserError(ValueError):
     def __str__(self) -> str:
         # A process that loads data hands an error on with its traceback around it: the message is the last line.
         return super().__str__().strip().splitlines()[-1].removeprefix("engine.UserError: ")
+
+
+def command_line(main: Callable[[list[str]], None]) -> None:
+    """Runs a script's `main` on its arguments; a UserError (status 1) or Ctrl-C (status 130) ends it with one line."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; a run goes on from its last saved state with --resume auto", file=sys.stderr)
+        sys.exit(130)

@@ -19,8 +19,7 @@ SMALL = ["--data", "synthetic", "--precision", "fp32", "--width", "8", "--batch_
 
 def run(folder: Path, *flags: str) -> Path:
     """Trains with these flags as train.py does; returns the run's folder."""
-    argv = [*SMALL, "--ckpt_dir", str(folder), *flags]
-    train.train(parse_config(argv), argv)
+    train.train([*SMALL, "--ckpt_dir", str(folder), *flags])
     return max(path for path in folder.iterdir() if path.is_dir())
 
 
@@ -35,8 +34,7 @@ def test_resuming_gives_the_same_weights_as_never_stopping(tmp_path: Path) -> No
     stopped.mkdir(parents=True)
     for name in ("config.json", "epoch2.pth"):
         (stopped / name).write_bytes((whole / name).read_bytes())
-    argv = ["--resume", str(stopped)]
-    train.train(parse_config(argv), argv)
+    train.train(["--resume", str(stopped)])
 
     expected, resumed = (checkpoint.load(folder / "epoch3.pth") for folder in (whole, stopped))
     for name in expected:
