@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 
 sys.dont_write_bytecode = "--smoke" in sys.argv  # a smoke run leaves no trace, not even compiled files
-
 from config import parse_config, resumed_config, save_config  # noqa: E402
 from engine import command_line  # noqa: E402
 
@@ -14,11 +13,12 @@ from engine import command_line  # noqa: E402
 def train(argv: list[str]) -> None:
     """Parses the flags, builds the task, resumes where asked, trains, tests."""
     began, config, changed = time.perf_counter(), parse_config(argv), set[str]()
-    # Imported once the flags are known to be right: torch takes seconds.
+    # Imported when the flags are known to be right: torch takes seconds.
     from engine.checkpoint import find_state, new_run_dir
     from engine.logger import Logger
     from engine.records import open_writer
     from task import Task
+
     with TemporaryDirectory() if config.smoke else nullcontext(config.ckpt_dir) as root:
         if state := find_state(config.resume, root):
             config, changed = resumed_config(argv, state.parent)
@@ -42,8 +42,8 @@ def train(argv: list[str]) -> None:
             trainer.test()
             print(f"files: {run_dir}; curves: python -m tensorboard.main --logdir {root}")
     if config.smoke:
-        losses, seconds = trainer.logged_losses, time.perf_counter() - began
-        print(f"smoke epoch: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {seconds:.1f} s")
+        losses = trainer.logged_losses
+        print(f"smoke epoch: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {time.perf_counter() - began:.1f} s")
 
 
 if __name__ == "__main__":

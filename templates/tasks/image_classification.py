@@ -68,15 +68,16 @@ class Normalize(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + f(x), where f is two convolutions (He et al. 2016) and starts as zero (Goyal et al. 2017, section 5.1)."""
+    """relu(x + f(x)), where f is two convolutions (He et al. 2016) that start as zero (Goyal et al. 2017, 5.1)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(*conv(width, width), *conv(width, width))
-        nn.init.zeros_(self.body[-2].weight)  # type: ignore[arg-type]
+        last = nn.BatchNorm2d(width)
+        nn.init.zeros_(last.weight)
+        self.body = nn.Sequential(*conv(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return (x + self.body(x)).relu()
 
 
 def conv(inp: int, out: int) -> list[nn.Module]:
