@@ -94,6 +94,7 @@ def main(answers: dict) -> int:
         return 0
     try:
         python = new_venv() if answers["smoke_epoch"] == "venv" else active_python(dict(os.environ))
+        print(f"training a small epoch with {python} ...", flush=True)
         print(smoke_epoch(python))
         print(next_steps(answers, python))
         return 0

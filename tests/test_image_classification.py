@@ -1,5 +1,7 @@
 """The image task: one's own folders, honest splits, augmentation by (seed, epoch, index), clear refusals."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -247,6 +249,22 @@ def test_a_wrong_flag_ends_with_status_1_and_no_traceback(
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert all(word in done.stderr for word in words), done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_ends_with_one_line_and_the_run_can_be_resumed(project: Path, tmp_path: Path) -> None:
+    flags = ["--data", "synthetic", "--batch_size", "512", "--width", "8", "--ckpt_dir", str(tmp_path)]
+    command = [sys.executable, "-B", "-u", "train.py", *flags, "--epochs", "1000"]
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        while "epoch 2/1000" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        error = process.stderr.read()
+    assert process.returncode == 130
+    assert error == "stopped; a run goes on from its last saved state with --resume auto\n"
+    assert checkpoint.find_state("auto", tmp_path) is not None
 
 
 def test_help_imports_no_torch(project: Path) -> None:

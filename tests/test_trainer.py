@@ -551,7 +551,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_
 
 @pytest.mark.parametrize(
     ("returned", "words"),
-    [({"total": torch.zeros(())}, "must be called 'loss'"), ({"loss": torch.zeros(3)}, r"shape \(3,\)")],
+    [
+        ({"total": torch.zeros(())}, "'loss', the one to minimise, .* is missing; there are 'total'"),
+        ({"loss": torch.zeros(3)}, r"shape \(3,\)"),
+    ],
 )
 def test_a_loss_that_cannot_be_minimised_is_refused(returned: dict[str, Tensor], words: str, tmp_path: Path) -> None:
     trainer = Small(tmp_path)
@@ -561,7 +564,7 @@ def test_a_loss_that_cannot_be_minimised_is_refused(returned: dict[str, Tensor],
 
 
 def test_a_key_metric_that_is_no_score_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'f2' is not among the scores; choose one of \['acc', 'loss'\]"):
+    with pytest.raises(UserError, match="'f2', the key_metric, in the scores, is missing; there are 'acc', 'loss'"):
         Small(tmp_path, key_metric="f2").fit(1)
 
 

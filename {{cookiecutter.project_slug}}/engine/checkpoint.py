@@ -146,5 +146,6 @@ def find_state(resume: str, root: str | Path) -> Path | None:
             return path
         print(f"{path} is damaged; trying the one before it")
     if resume == "auto":
+        print(f"no state in {root} yet: a new run begins")
         return None
     raise UserError(f"--resume {resume}: no epoch<N>.pth there; give such a file, a run's directory, or auto")

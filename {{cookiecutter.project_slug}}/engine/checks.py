@@ -59,3 +59,9 @@ def check_finite(losses: Mapping[str, float], where: str) -> None:
                 f"{name} became {value} by {where}; lower lr, warm up longer or set clip_grad, "
                 "and resume from the last saved state"
             )
+
+
+def check_has(values: Mapping[str, Any], name: str, what: str) -> None:
+    """Raises a UserError where `name` is not among the values."""
+    if name not in values:
+        raise UserError(f"{name!r}, {what}, is missing; there are {', '.join(map(repr, sorted(values))) or 'none'}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import UserError, checkpoint
-from .checks import check_finite, check_parameters, check_settings
+from .checks import check_finite, check_has, check_parameters, check_settings
 from .data import set_epoch, windows
 from .devices import autocast, grad_scaler, num_samples, pick_device, pick_precision, to_device
 from .metrics import WORST, SampleMeans, SetMetric, improves
@@ -134,6 +134,8 @@ class Trainer:
         self.scaler = grad_scaler(self.precision, self.device)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
         self._build_schedules()
+        parts = " + ".join(f"{sum(p.numel() for p in model.parameters()):,}" for model in self.model_list)
+        print(f"device {self.device}, precision {self.precision}, parameters {parts}")
 
     def updates_per_epoch(self) -> int:
         """The number of optimizer steps in an epoch."""
@@ -202,8 +204,7 @@ class Trainer:
         for batch in window:
             with autocast(self.precision, self.device):
                 losses = self.loss_per_batch(to_device(batch, self.device))
-            if "loss" not in losses:
-                raise UserError(f"loss_per_batch returned {sorted(losses)}; the one to minimise must be called 'loss'")
+            check_has(losses, "loss", "the one to minimise, in what loss_per_batch returns")
             samples = num_samples(batch)
             means.add(losses, samples)
             self.scaler.scale(losses["loss"] * (samples / total)).backward()
@@ -245,8 +246,7 @@ class Trainer:
     def eval_loop(self, save_per_epochs: int = 1) -> float:
         """Evaluates after an epoch, moves plateau schedules, saves, records; returns the key metric."""
         scores = self.evaluate(self.eval_loader)
-        if self.key_metric not in scores:
-            raise UserError(f"key_metric {self.key_metric!r} is not among the scores; choose one of {sorted(scores)}")
+        check_has(scores, self.key_metric, "the key_metric, in the scores")
         self.update_lr_scheduler(scores)
         self._note_best(scores)
         # Before the state is saved: what a state covers has been recorded.
