@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -73,13 +74,19 @@ def smoke_epoch(python: str) -> str:
     return lines[-1]
 
 
+def way_to_project() -> str:
+    """The path of the project, which is the working directory, from where the person typed the command."""
+    typed_in = os.environ.get("PWD", os.path.dirname(os.getcwd()))
+    return shlex.quote(os.path.relpath(os.getcwd(), typed_in))
+
+
 def next_steps(answers: dict, python: str) -> str:
     """The commands for the person, with `python` as they would type it."""
     where = shutil.which("python")
     name = "python" if where and Path(where) == Path(python) else python
     if answers["smoke_epoch"] == "venv":
         name = str(Path(".venv", BIN, "python"))
-    commands = [f"cd {answers['project_slug']}", f"{name} train.py", f"{name} -m tensorboard.main --logdir check_point"]
+    commands = [f"cd {way_to_project()}", f"{name} train.py", f"{name} -m tensorboard.main --logdir check_point"]
     return "\n".join(["next:", *(f"  {command}" for command in commands)])
 
 
@@ -88,7 +95,7 @@ def main(answers: dict) -> int:
     slug = answers["project_slug"]
     chosen = ("task_type", "num_parts", "lr_scheduler_type", "warm_up_mode")
     print(f"{slug} is ready: " + ", ".join(f"{name}={answers[name]}" for name in chosen), flush=True)
-    finish = f"cd {slug} && python -m pip install . && python train.py --smoke"
+    finish = f"cd {way_to_project()} && python -m pip install . && python train.py --smoke"
     if answers["smoke_epoch"] == "skip":
         print(f"not verified, as you asked; to do so: {finish}")
         return 0

@@ -35,7 +35,8 @@ def generate(folder: Path, config: Path, *answers: str, **environment: str) -> "
     command = [sys.executable, "-m", "cookiecutter", str(ROOT), "--no-input", "-o", str(folder)]
     return subprocess.run(
         [*command, "--config-file", str(config), *answers],
-        env={**os.environ, **environment},
+        env={**os.environ, "PWD": str(ROOT), **environment},
+        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -90,20 +91,13 @@ def test_the_smoke_epoch_is_reported_and_leaves_no_trace(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "smoke epoch: loss" in done.stdout
     assert len(done.stdout.splitlines()) <= 12
-    for command in ("cd demo", "train.py", "tensorboard"):
+    for command in (f"cd {os.path.relpath(tmp_path / 'hooks' / 'demo', ROOT)}\n", "train.py", "tensorboard"):
         assert command in done.stdout
     project = tmp_path / "hooks" / "demo"
     assert files_in(project) == files_in(without)
     for name in files_in(project):
         assert (project / name).read_bytes() == (without / name).read_bytes(), name
     assert {path for path in project.rglob("*") if path.is_dir()} == {project / "engine", project / "tests"}
-
-
-class Project:
-    """A folder with a train.py of the test's making, in which the hook runs."""
-
-    def __init__(self, folder: Path, script: str) -> None:
-        (folder / "train.py").write_text(script)
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -119,8 +113,10 @@ class Project:
 def test_a_smoke_epoch_that_fails_is_explained_with_the_command_that_repeats_it(
     script: str, reason: str, strict: bool, tmp_path: Path, post_gen: ModuleType, monkeypatch: Any, capsys: Any
 ) -> None:
-    Project(tmp_path, script)
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "train.py").write_text(script)
+    monkeypatch.chdir(tmp_path / "demo")
+    monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.setattr(post_gen, "TIME_LIMIT", 1)
     monkeypatch.setattr(post_gen, "active_python", lambda environment: sys.executable)
     monkeypatch.setenv("TORCH_TEMPLATE_STRICT", str(int(strict)))
@@ -138,6 +134,9 @@ def test_without_torch_the_project_stays_and_one_line_says_how_to_finish(
     bare.chmod(0o755)
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX", "TORCH_TEMPLATE_STRICT"):
         monkeypatch.delenv(name, raising=False)
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path / "demo")
+    monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(bare))
     assert post_gen.main(ANSWERS) == 0

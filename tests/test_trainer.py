@@ -183,7 +183,7 @@ def test_the_dictionary_that_the_task_returned_is_left_alone(tmp_path: Path) -> 
     trainer = Constant(tmp_path, train_loader=[(torch.ones(2, 4),)])
     trainer.train_loop()
     assert trainer.returned.keys() == {"loss", "second", "third"}
-    assert float(trainer.returned["loss"]) == 1.0 and trainer.returned["third"] == 3.0
+    assert trainer.returned["loss"].item() == 1.0 and trainer.returned["third"] == 3.0
 
 
 def test_memory_does_not_grow_with_the_number_of_batches(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import time
 from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 
-sys.dont_write_bytecode = "--smoke" in sys.argv  # a smoke run leaves no trace, not even compiled files
+sys.dont_write_bytecode |= "--smoke" in sys.argv  # a smoke run leaves no trace, not even compiled files
 from config import parse_config, resumed_config, save_config  # noqa: E402
 from engine import command_line  # noqa: E402
 

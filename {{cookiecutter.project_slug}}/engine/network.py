@@ -1,5 +1,6 @@
 """The parts of a network taken as a whole: eval mode, one forward pass, summary, graph, export."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +96,9 @@ def show(network: Network, inp: Any, writer: Any) -> None:
                 except Exception as error:
                     print(f"  ({attempt.__name__.removeprefix('by_')} cannot: {type(error).__name__})")
             out = model(out)
-        writer.add_graph(network, inp)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing is deprecated, but all that TensorBoard understands
+            writer.add_graph(network, inp)
     except Exception as error:
         print(f"no summary or no graph: {str(error).strip().splitlines()[0]}")
 
