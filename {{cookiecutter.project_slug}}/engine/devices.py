@@ -17,8 +17,8 @@ def pick_device(name: str) -> torch.device:
         UserError: no such device here.
     """
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator()
-        return accelerator if accelerator and torch.accelerator.is_available() else torch.device("cpu")
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
     try:
         torch.empty(0, device=name)
         return torch.device(name)
