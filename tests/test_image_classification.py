@@ -267,6 +267,16 @@ def test_ctrl_c_ends_with_one_line_and_the_run_can_be_resumed(project: Path, tmp
     assert checkpoint.find_state("auto", tmp_path) is not None
 
 
+def test_predict_refuses_a_wrong_flag_and_a_missing_checkpoint_the_same_way(project: Path) -> None:
+    for flags, words in (
+        (["--chekpoint", "x"], "--checkpoint"),
+        (["--checkpoint", "x.pth", "y"], "error: checkpoint x.pth"),
+    ):
+        command = [sys.executable, "-B", "predict.py", *flags]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+
+
 def test_help_imports_no_torch(project: Path) -> None:
     command = [sys.executable, "-B", "-X", "importtime", "train.py", "--help"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)

@@ -481,6 +481,7 @@ def test_a_summary_never_fails_or_changes_anything(
     assert same(weights(trainer), before)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
+    assert not any(module._forward_hooks for module in model.modules())
     assert f"{trainer.num_parameters():,} parameters" in capsys.readouterr().out
 
 

@@ -1,7 +1,6 @@
 """Every setting of a run, each also a flag of train.py: `--epochs 30`. Imports no torch, so that --help is instant."""
 
 import json
-import sys
 import textwrap
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -76,13 +75,10 @@ def parse_config(argv: list[str], defaults: Config = Config()) -> Config:  # noq
 
     Raises:
         UserError: values that contradict each other.
-        SystemExit: --help (status 0), or a flag or value that does not exist (status 1).
+        SystemExit: --help, or a flag or value that does not exist; the reason has been printed.
     """
-    try:
-        flags = (tyro.conf.FlagCreatePairsOff,)
-        config: Config = tyro.cli(Config, args=argv, default=defaults, use_underscores=True, config=flags)
-    except SystemExit as stop:
-        sys.exit(1 if stop.code else 0)
+    flags = (tyro.conf.FlagCreatePairsOff,)
+    config: Config = tyro.cli(Config, args=argv, default=defaults, use_underscores=True, config=flags)
     if len(config.lr) not in (1, config.num_parts):
         raise UserError(f"--lr has {len(config.lr)} values for {config.num_parts} parts; give 1 or {config.num_parts}")
     if not config.smoke:

@@ -13,11 +13,13 @@ class UserError(ValueError):
 
 
 def command_line(main: Callable[[list[str]], None]) -> None:
-    """Runs a script's `main` on its arguments; a UserError (status 1) or Ctrl-C (status 130) ends it with one line."""
+    """Runs a script's `main`; a UserError or a wrong flag (status 1) or Ctrl-C (status 130) ends it with a message."""
     try:
         main(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
+    except SystemExit as stop:
+        sys.exit(1 if stop.code == 2 else stop.code)  # 2 is what tyro gives for a wrong flag
     except KeyboardInterrupt:
         print("stopped; a run goes on from its last saved state with --resume auto", file=sys.stderr)
         sys.exit(130)

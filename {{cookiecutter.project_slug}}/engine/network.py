@@ -1,5 +1,6 @@
 """The parts of a network taken as a whole: eval mode, one forward pass, summary, graph, export."""
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,11 +62,9 @@ def one_forward(trainer: Any) -> Iterator[None]:
 
 
 def by_torchsummary(model: nn.Module, inp: Any) -> None:
-    """For a float tensor in and tensors out; raises on LSTM, Transformer, dict outputs and integers."""
+    """For a tensor in, as random floats, and a tensor out; raises on LSTM, Transformer, dict outputs and embeddings."""
     from torchsummary import summary
 
-    if not torch.is_floating_point(inp):
-        raise TypeError("torchsummary feeds random floats")
     summary(nn.Sequential(model), tuple(inp.shape[1:]), device=inp.device.type)  # it leaves the outermost module out
 
 
@@ -84,14 +83,15 @@ def by_counting(model: nn.Module, inp: Any) -> None:
 
 def show(network: Network, inp: Any, writer: Any) -> None:
     """Prints a summary of every part, each fed with the output of the one before, and draws the graph."""
-    # Summaries and tracing hook into layers that they may not understand; whatever they raise, training goes on.
+    # Summaries and tracing hook into layers that they may not understand. Whatever they raise, training goes on; the
+    # hooks that they then leave behind are on a copy.
     try:
         out = inp
         for number, model in enumerate(network.model_list):
             print(f"part {number}: {type(model).__name__}")
             for attempt in (by_torchsummary, by_torchinfo, by_counting):
                 try:
-                    attempt(model, out)
+                    attempt(copy.deepcopy(model), out)
                     break
                 except Exception as error:
                     print(f"  ({attempt.__name__.removeprefix('by_')} cannot: {type(error).__name__})")
