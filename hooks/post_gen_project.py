@@ -1,4 +1,7 @@
-"""Trains the smoke epoch of the new project, and says what comes next. Whatever goes wrong, the project stays."""
+"""Trains the smoke epoch of the new project, and says what comes next. Whatever goes wrong, the project stays.
+
+With TORCH_TEMPLATE_STRICT=1 it fails instead; cookiecutter then removes the project unless --keep-project-on-failure.
+"""
 
 import json
 import os
@@ -77,7 +80,7 @@ def smoke_epoch(python: str) -> str:
 def way_to_project() -> str:
     """The path of the project, which is the working directory, from where the person typed the command."""
     typed_in = os.environ.get("PWD", os.path.dirname(os.getcwd()))
-    return shlex.quote(os.path.relpath(os.getcwd(), typed_in))
+    return shlex.quote(min(os.path.relpath(os.getcwd(), typed_in), os.getcwd(), key=len))
 
 
 def next_steps(answers: dict, python: str) -> str:

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ def test_a_damaged_file_is_noticed_and_named(tmp_path: Path, damage: str) -> Non
     path.write_bytes(bytes({"cut": content[:-200], "flip": content, "empty": b""}[damage]))
     with pytest.raises(UserError, match=r"epoch1\.pth is damaged"):
         checkpoint.load(path)
+
+
+def test_a_zip_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pth", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(UserError, match=r"m\.pth is a zip file, but no checkpoint"):
+        checkpoint.load(tmp_path / "m.pth")
 
 
 def test_loading_executes_no_code(tmp_path: Path) -> None:

@@ -174,6 +174,10 @@ def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Modules, tmp_path:
     assert [log.count(f"epoch {epoch}/") for epoch in (1, 2, 3)] == [1, 1, 1]
     assert checkpoint.load(run_dir / "epoch3.pth")["lr_scheduler0"]["base_lrs"] == [0.01, 0.01]
     assert own.config.resumed_config([], run_dir)[0].lr_scheduler_type == "step"
+    with pytest.raises(UserError, match="epoch3.pth has 3 epochs behind it; epochs is 2"):
+        own.train.train(["--resume", str(run_dir), "--epochs", "2"])
+    with pytest.raises(UserError, match="epoch3.pth beside it are later"):
+        own.train.train(["--resume", str(run_dir / "epoch2.pth")])
     with pytest.raises(UserError, match="--batch_size 64 differs from 512"):
         own.config.resumed_config(["--batch_size", "64"], run_dir)
 
@@ -235,8 +239,12 @@ def test_without_network_and_data_one_line_says_what_to_do(
         (["--lr_schedular_type", "step"], ["--lr_schedular_type", "--lr_scheduler_type"]),
         (["--lr_scheduler_type", "stepp"], ["stepp", "annealing"]),
         (["--epochs", "many"], ["--epochs", "many"]),
-        (["--lr", "0.1", "0.2", "--num_parts", "3"], ["--lr has 2 values for 3 parts"]),
+        (["--lr", "0.1", "0.2", "--num_parts", "3", "--data", "synthetic"], ["--lr has 2 values for 3 parts"]),
         (["--data", "nowhere"], ["error: --data nowhere"]),
+        (["--batch_size", "-1"], ["error: --batch_size -1 must be above 0"]),
+        (["--lr", "-1"], ["error: --lr -1.0 must be above 0"]),
+        (["--val_fraction", "1"], ["error: --val_fraction 1.0 must be below 1"]),
+        (["--image_size", "4", "--data", "synthetic"], ["error: --image_size 4 is too small"]),
         (["--resume", "nowhere"], ["error: --resume nowhere"]),
         (["--device", "tpu9", "--data", "synthetic"], ["error: device 'tpu9' is not available"]),
     ],

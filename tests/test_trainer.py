@@ -227,6 +227,16 @@ def test_clipping_has_one_norm_over_all_parts(tmp_path: Path) -> None:
     assert torch.cat([g.flatten() for g in gradients]).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_an_overflow_in_one_part_spoils_no_other_part_when_clipping(tmp_path: Path) -> None:
+    trainer = Small(tmp_path, parts=2, precision="fp16", clip_grad=1.0, train_loader=data(8, 8))
+    [first, *_] = trainer.model_list[0].parameters()
+    first.register_hook(lambda gradient: gradient * math.nan)
+    before = weights(trainer)
+    trainer.train_loop()
+    assert all(value.isfinite().all() for value in weights(trainer).values())
+    assert torch.equal(weights(trainer)["0.0.weight"], before["0.0.weight"])
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_trains_several_parts_as_fp32_does(precision: str, tmp_path: Path) -> None:
     def train(name: str) -> dict[str, Tensor]:

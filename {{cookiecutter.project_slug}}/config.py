@@ -55,7 +55,9 @@ class Config:
     smoke: bool = False  # one small epoch on synthetic data that leaves no trace
 
     def lr_per_part(self) -> list[float]:
-        """The base learning rate of each part."""
+        """The base learning rate of each part; a UserError where --lr has neither one value nor one per part."""
+        if len(self.lr) not in (1, self.num_parts):
+            raise UserError(f"--lr has {len(self.lr)} values for {self.num_parts} parts; give one, or one per part")
         return list(self.lr) * (self.num_parts // len(self.lr))
 
     def __str__(self) -> str:
@@ -70,17 +72,33 @@ MAY_CHANGE = {
 }  # fmt: skip
 
 
+# No number is negative; besides, these are
+ABOVE_0 = {"batch_size", "epochs", "gamma", "lr", "val_fraction", "width"}
+BELOW_1 = {"label_smoothing", "momentum", "val_fraction"}
+
+
+def check_numbers(config: Config) -> None:
+    """Raises a UserError for the first number outside its range."""
+    for name, value in asdict(config).items():
+        for number in value if name == "lr" else [value]:
+            if isinstance(number, str):
+                continue
+            if number < 0 or (number == 0 and name in ABOVE_0):
+                raise UserError(f"--{name} {number} must be {'above 0' if name in ABOVE_0 else '0 or more'}")
+            if number >= 1 and name in BELOW_1:
+                raise UserError(f"--{name} {number} must be below 1")
+
+
 def parse_config(argv: list[str], defaults: Config = Config()) -> Config:  # noqa: B008
     """The `defaults` with the flags in `argv` applied.
 
     Raises:
-        UserError: values that contradict each other.
+        UserError: a number outside its range.
         SystemExit: --help, or a flag or value that does not exist; the reason has been printed.
     """
     flags = (tyro.conf.FlagCreatePairsOff,)
     config: Config = tyro.cli(Config, args=argv, default=defaults, use_underscores=True, config=flags)
-    if len(config.lr) not in (1, config.num_parts):
-        raise UserError(f"--lr has {len(config.lr)} values for {config.num_parts} parts; give 1 or {config.num_parts}")
+    check_numbers(config)
     if not config.smoke:
         return config
     return replace(config, data="synthetic", epochs=1, batch_size=32, log_per_step=1, warm_up_epochs=0.25, resume="")

@@ -116,12 +116,14 @@ def read_all(paths: Sequence[Path], size: int) -> Tensor:
 
 
 def find_images(path: Path) -> list[Path]:
-    """The image files in a folder and below, or the file itself."""
+    """The image files in a folder and below, or the file itself; a UserError where there is neither."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_TYPES)
 
 
 def usual_size(paths: Sequence[Path]) -> int:
-    """The median shorter side, in pixels, of up to 101 of the files; 224 at most."""
+    """The median shorter side, in pixels, of up to 101 of the files; 8 at least and 224 at most."""
     sides = []
     for path in paths[:: max(1, len(paths) // 100)]:
         try:
@@ -129,7 +131,7 @@ def usual_size(paths: Sequence[Path]) -> int:
                 sides.append(min(image.size))
         except OSError as error:
             raise UserError(f"image {path} cannot be read ({error}); repair or remove it") from error
-    return min(224, median_low(sides))
+    return max(8, min(224, median_low(sides)))
 
 
 def read_folder(root: Path, image_size: int) -> tuple[dict[str, Split], list[str]]:

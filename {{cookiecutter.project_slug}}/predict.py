@@ -22,16 +22,20 @@ class Arguments:
 
 def predict(arguments: Arguments) -> None:
     """Reads the weights, then inputs batch by batch, and writes a row for each."""
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch_size {arguments.batch_size} must be 1 or more")
+    if not arguments.output.parent.is_dir():
+        raise UserError(f"--output {arguments.output}: there is no folder {arguments.output.parent}")
     from engine import checkpoint
     from engine.devices import pick_device
     from engine.trainer import Trainer
     from task import build_model_list, read_inputs, to_rows
 
     state = checkpoint.load(arguments.checkpoint)
-    meta = state["meta"]
+    parts, meta = checkpoint.num_parts(state), state["meta"]
     trainer = Trainer()
     trainer.device = pick_device(arguments.device)
-    trainer.model_list = build_model_list(meta, checkpoint.num_parts(state))
+    trainer.model_list = build_model_list(meta, parts)
     trainer.load_state(arguments.checkpoint, optim=False)
 
     rows: list[dict[str, str]] = []

@@ -13,8 +13,7 @@ from engine import command_line  # noqa: E402
 def train(argv: list[str]) -> None:
     """Parses the flags, builds the task, resumes where asked, trains, tests."""
     began, config, changed = time.perf_counter(), parse_config(argv), set[str]()
-    # Imported when the flags are known to be right: torch takes seconds.
-    from engine.checkpoint import find_state, new_run_dir
+    from engine.checkpoint import find_state, new_run_dir  # after the flags: importing torch takes seconds
     from engine.logger import Logger
     from engine.records import open_writer
     from task import Task
@@ -30,8 +29,9 @@ def train(argv: list[str]) -> None:
             trainer.check_init()
             if state:
                 trainer.load_state(state)
-            if "lr" in changed:
+            if state and "lr" in changed:
                 trainer.change_lr(config.lr_per_part())
+                trainer.save_state(state)  # before the settings: a restart of this restart finds the new rates
             save_config(config, run_dir)
             with open_writer(run_dir / "runs", trainer.global_step + 1) as trainer.writer:
                 if config.model_info:
@@ -42,8 +42,8 @@ def train(argv: list[str]) -> None:
             trainer.test()
             print(f"files: {run_dir}; curves: python -m tensorboard.main --logdir {root}")
     if config.smoke:
-        losses = trainer.logged_losses
-        print(f"smoke epoch: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {time.perf_counter() - began:.1f} s")
+        first, last, seconds = trainer.logged_losses[0], trainer.logged_losses[-1], time.perf_counter() - began
+        print(f"smoke epoch: loss {first:.4f} -> {last:.4f} in {seconds:.1f} s")
 
 
 if __name__ == "__main__":

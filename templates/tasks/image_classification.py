@@ -125,10 +125,14 @@ def load_data(config: Config) -> tuple[dict[str, Images], dict[str, Any]]:
     if "val" not in splits:
         splits["val"] = train
         rows["train"], rows["val"] = hold_out(train.labels, config.val_fraction, config.seed)
-    names = [name for name in ("train", "val", "test") if name in splits]
-    data: dict[str, Images] = {name: Images(splits[name], rows[name]) for name in names}
+        if not len(rows["val"]):
+            raise UserError("no class has two training images, so none can be held out; add a val folder or images")
+    order = sorted(splits, key=("train", "val", "test").index)
+    data: dict[str, Images] = {name: Images(splits[name], rows[name]) for name in order}
     data["train"] = AugmentedImages(train, rows["train"], config.seed)
 
+    if config.image_size and config.image_size < 8:
+        raise UserError(f"--image_size {config.image_size} is too small for the network; give 8 or more")
     sample = train.pixels[rows["train"][:: len(rows["train"]) // 2000 + 1]].float()
     meta = {"classes": classes, "image_size": sample.shape[-1], "width": config.width}
     meta |= {"mean": sample.mean((0, 2, 3)).tolist(), "std": sample.std((0, 2, 3)).clamp(min=1).tolist()}
@@ -183,13 +187,12 @@ SOURCES = {"cifar10": read_cifar10, "synthetic": make_synthetic}
 def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
     """Batches of file names and images (B, 3, size, size) from files, and from folders and what is below them."""
     files = [file for path in paths for file in find_images(path)]
-    for start in range(0, len(files), batch_size):
-        batch = files[start : start + batch_size]
+    for batch in (files[start : start + batch_size] for start in range(0, len(files), batch_size)):
         yield [str(file) for file in batch], torch.stack([read_image(file, meta["image_size"]) for file in batch])
 
 
 def to_rows(pred: Tensor, meta: dict[str, Any]) -> list[dict[str, str]]:
-    """What the logits (B, classes) say, a row per input: the likeliest class and its probability."""
+    """The likeliest class of each row of logits (B, classes), and its probability."""
     best = pred.float().softmax(1).max(1)
     return [
         {"class": meta["classes"][number], "probability": f"{probability:.4f}"}

@@ -69,12 +69,17 @@ def load(path: str | Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} was not loaded: reading it would run code that it contains") from error
+    except RuntimeError as error:
+        raise UserError(f"{path} is a zip file, but no checkpoint") from error
     return state
 
 
 def num_parts(state: Mapping[str, Any]) -> int:
-    """The number of parts of the network in a state."""
-    return sum(name.removeprefix("model").isdigit() for name in state)
+    """The number of parts of the network in a state; a UserError where there is none."""
+    parts = sum(name.removeprefix("model").isdigit() for name in state)
+    if not parts:
+        raise UserError("the checkpoint holds no model0: it was not written by save_state")
+    return parts
 
 
 def check_fits(state: Mapping[str, Any], model_list: list[nn.Module], path: str | Path) -> None:
@@ -93,13 +98,15 @@ def check_fits(state: Mapping[str, Any], model_list: list[nn.Module], path: str 
                 )
 
 
-def check_continues(state: Mapping[str, Any], optimizers: int, path: str | Path) -> None:
-    """Raises a UserError where the state does not hold what training with that many optimizers continues from."""
+def check_continues(state: Mapping[str, Any], optimizers: int, epochs: int, path: str | Path) -> None:
+    """Raises a UserError where that many optimizers cannot continue from the state until `epochs` are done."""
     if "scaler" not in state:
         raise UserError(f"{path} holds weights only; continue from an epoch<N>.pth, or load it with optim=False")
     saved = sum(name.removeprefix("optimizer").isdigit() for name in state)
     if saved != optimizers:
         raise UserError(f"{path} holds the states of {saved} optimizers and optimizer_list has {optimizers}")
+    if state["epoch"] > epochs:
+        raise UserError(f"{path} has {state['epoch']} epochs behind it; epochs is {epochs}, set it to more")
 
 
 def is_intact(path: str | Path) -> bool:
@@ -134,14 +141,18 @@ def find_state(resume: str, root: str | Path) -> Path | None:
     "auto" without any state gives None, so that a job can be started and restarted by the same command.
 
     Raises:
-        UserError: a path with no valid state.
+        UserError: a path with no valid state, or a state with later ones beside it, which the run would mix up.
     """
     if not resume:
         return None
     if Path(resume).is_file():
+        later = [path.name for path in states_in(Path(resume).parent) if epoch_of(path) > epoch_of(Path(resume))]
+        if later:
+            raise UserError(f"--resume {resume}: {', '.join(later)} beside it are later; move these and best.pth away")
         return Path(resume)
-    runs = sorted(Path(root).glob("*"), reverse=True) if resume == "auto" else [Path(resume)]
-    for path in (path for run in runs for path in states_in(run)):
+    runs = Path(root).glob("*") if resume == "auto" else [Path(resume)]
+    states = [path for run in runs for path in states_in(run)]
+    for path in sorted(states, key=lambda path: (path.stat().st_mtime, epoch_of(path)), reverse=True):
         if is_intact(path):
             return path
         print(f"{path} is damaged; trying the one before it")

@@ -33,12 +33,13 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
     numpy_state = numpy.random.get_state() if numpy else None
     torch_state = torch.get_rng_state()
     on_device = torch.get_device_module(device) if device.type != "cpu" else torch
-    device_state = on_device.get_rng_state()
+    which = [device] if device.type == "cuda" else []  # the others have one generator
+    device_state = on_device.get_rng_state(*which)
     try:
         yield
     finally:
         random.setstate(python)
         if numpy and numpy_state:
             numpy.random.set_state(numpy_state)
-        on_device.set_rng_state(device_state)
+        on_device.set_rng_state(device_state, *which)
         torch.set_rng_state(torch_state)

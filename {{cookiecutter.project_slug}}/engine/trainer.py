@@ -154,9 +154,8 @@ class Trainer:
     def fit(self, epochs: int) -> None:
         """Trains and evaluates until `epochs` epochs are done in all, those before a resume included.
 
-        Schedules end with the last of these epochs. Asking a finished run for more gives them a longer curve, on
-        which the run goes on from where it stands: annealing leaves eta_min for the rate that the longer curve has
-        there.
+        Schedules end with the last of these epochs. More epochs for a finished run mean a longer curve, on which it
+        goes on from where it stands: annealing leaves eta_min for the rate that the longer curve has there.
         """
         if epochs != self.epochs:
             self.epochs = epochs
@@ -216,11 +215,15 @@ class Trainer:
         self.global_step += 1
 
     def _clip_gradients(self) -> None:
-        """Scales the gradients of all parts by one factor, so that their common norm is at most `clip_grad`."""
+        """Scales the gradients of all parts by one factor, so that their common norm is at most `clip_grad`.
+
+        A part that overflowed in fp16 is not stepped by the scaler; the others then get gradients of zero.
+        """
         for optimizer in self.optimizer_list:
             self.scaler.unscale_(optimizer)
         parameters = [p for o in self.optimizer_list for group in o.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self.clip_grad)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        nn.utils.clip_grads_with_norm_(parameters, self.clip_grad, torch.where(norm.isfinite(), norm, math.inf))
 
     def update_lr_scheduler(self, scores: Mapping[str, float] | None = None) -> None:
         """Moves every schedule on by one update or, given the scores of an evaluation, tells it these."""
@@ -262,10 +265,7 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self, loader: Any) -> dict[str, float]:
-        """Mean losses and scores over all samples of `loader`, by name.
-
-        Models run in eval mode; their modes and buffers and the random state are afterwards what they were.
-        """
+        """Mean losses and scores over all samples of `loader`; modes, buffers and random state stay as they were."""
         means = SampleMeans()
         for score in self.set_metrics.values():
             score.reset()
@@ -328,7 +328,7 @@ class Trainer:
         state = checkpoint.load(path)
         checkpoint.check_fits(state, self.model_list, path)
         if optim:
-            checkpoint.check_continues(state, len(self.optimizer_list), path)
+            checkpoint.check_continues(state, len(self.optimizer_list), self.epochs, path)
         for number, model in enumerate(self.model_list):
             model.load_state_dict(state[f"model{number}"])
             model.to(self.device)
