@@ -35,8 +35,8 @@ def generate(folder: Path, config: Path, *answers: str, **environment: str) -> "
     command = [sys.executable, "-m", "cookiecutter", str(ROOT), "--no-input", "-o", str(folder)]
     return subprocess.run(
         [*command, "--config-file", str(config), *answers],
-        env={**os.environ, "PWD": str(ROOT), **environment},
-        cwd=ROOT,
+        env={**os.environ, "PWD": str(folder.parent), **environment},
+        cwd=folder.parent,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -91,7 +91,7 @@ def test_the_smoke_epoch_is_reported_and_leaves_no_trace(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "smoke epoch: loss" in done.stdout
     assert len(done.stdout.splitlines()) <= 12
-    for command in (f"cd {tmp_path / 'hooks' / 'demo'}\n", "train.py", "tensorboard"):
+    for command in (f"cd {Path('hooks', 'demo')}\n", "train.py", "tensorboard"):
         assert command in done.stdout
     project = tmp_path / "hooks" / "demo"
     assert files_in(project) == files_in(without)

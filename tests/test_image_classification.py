@@ -263,13 +263,21 @@ def test_a_wrong_flag_ends_with_status_1_and_no_traceback(
 def test_ctrl_c_ends_with_one_line_and_the_run_can_be_resumed(project: Path, tmp_path: Path) -> None:
     flags = ["--data", "synthetic", "--batch_size", "512", "--width", "8", "--ckpt_dir", str(tmp_path)]
     command = [sys.executable, "-B", "-u", "train.py", *flags, "--epochs", "1000"]
-    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    listen = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and its children too
+    try:
+        process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, listen)
+    with process:
         assert process.stdout and process.stderr
         while "epoch 2/1000" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        process.stdout.read()
-        error = process.stderr.read()
+        try:
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert error == "stopped; a run goes on from its last saved state with --resume auto\n"
     assert checkpoint.find_state("auto", tmp_path) is not None
