@@ -117,7 +117,8 @@ def test_a_smoke_epoch_that_fails_is_explained_with_the_command_that_repeats_it(
     (tmp_path / "demo" / "train.py").write_text(script)
     monkeypatch.chdir(tmp_path / "demo")
     monkeypatch.setenv("PWD", str(tmp_path))
-    monkeypatch.setattr(post_gen, "TIME_LIMIT", 1)
+    if "sleep" in script:  # a busy machine may take longer than that to start Python
+        monkeypatch.setattr(post_gen, "TIME_LIMIT", 1)
     monkeypatch.setattr(post_gen, "active_python", lambda environment: sys.executable)
     monkeypatch.setenv("TORCH_TEMPLATE_STRICT", str(int(strict)))
     assert post_gen.main(ANSWERS) == int(strict)
