@@ -3,8 +3,12 @@
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -13,9 +17,11 @@ from cookiecutter.main import cookiecutter
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "{{cookiecutter.project_slug}}"
 
-# The engine is tested as it lies in the template; a cache of it there would be rendered into projects.
+MODULES = ROOT / "templates" / "modules"
+
+# The engine and modules are tested as they lie in the template; a cache there would be rendered into projects.
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(SOURCE))
+sys.path[:0] = [str(SOURCE), str(MODULES)]
 
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
 # What decides how a project trains; a new question with choices, or a new choice, is tested without being named here.
@@ -65,3 +71,21 @@ def render_into(cookiecutter_config: Path) -> Render:
 def render(render_into: Render, tmp_path: Path) -> Render:
     """render(**answers) renders into a temporary folder of the test."""
     return lambda **answers: render_into(tmp_path, **answers)
+
+
+@contextmanager
+def modules_of(project: Path) -> Iterator[Any]:
+    """The Python files in the folder of a rendered project, imported, as attributes by name; the engine is ours."""
+    names = [path.stem for path in project.glob("*.py")]
+
+    def forget() -> None:
+        for name in names:
+            sys.modules.pop(name, None)
+
+    forget()
+    sys.path.insert(0, str(project))
+    try:
+        yield SimpleNamespace(**{name: import_module(name) for name in names})
+    finally:
+        sys.path.remove(str(project))
+        forget()

@@ -5,30 +5,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Render
+from conftest import Render, modules_of
 from engine import UserError, checkpoint
-from engine.data import hold_out
+from engine.data import Rows, hold_out
 from PIL import Image
 
-OWN_MODULES = ("config", "images", "task", "train", "predict")
-
-
-class Modules:
-    """The modules of a rendered project that are not the engine."""
-
-    def __init__(self) -> None:
-        self.config, self.images, self.task, self.train = map(import_module, OWN_MODULES[:4])
-
-    def run(self, *flags: str) -> None:
-        """What `python train.py` does with these flags."""
-        self.train.train(["--precision", "fp32", "--width", "8", *flags])
+SMALL = ["--precision", "fp32", "--width", "8"]
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +26,10 @@ def project(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def own(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modules]:
+def own(project: Path) -> Iterator[Any]:
     """Its modules."""
-    monkeypatch.syspath_prepend(str(project))
-    for name in OWN_MODULES:
-        sys.modules.pop(name, None)
-    yield Modules()
-    for name in OWN_MODULES:
-        sys.modules.pop(name, None)
+    with modules_of(project) as modules:
+        yield modules
 
 
 def write_images(root: Path, splits: dict[str, dict[str, int]], size: tuple[int, int] = (24, 16)) -> Path:
@@ -64,21 +48,21 @@ def write_images(root: Path, splits: dict[str, dict[str, int]], size: tuple[int,
 # ---- splits ----
 
 
-def test_without_val_a_part_of_train_chooses_the_epoch_and_never_a_test_image(own: Modules, tmp_path: Path) -> None:
+def test_without_val_a_part_of_train_chooses_the_epoch_and_never_a_test_image(own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"train": {"a": 20, "b": 10}, "test": {"a": 5, "b": 5}})
     data, meta = own.task.load_data(own.config.Config(data=str(root), val_fraction=0.2))
     assert {name: len(images) for name, images in data.items()} == {"train": 24, "val": 6, "test": 10}
-    assert data["val"].split is data["train"].split is not data["test"].split
+    assert data["val"].x is data["train"].x is not data["test"].x
     assert not set(data["val"].rows.tolist()) & set(data["train"].rows.tolist())
-    assert torch.bincount(data["val"].split.labels[data["val"].rows]).tolist() == [4, 2]
+    assert torch.bincount(data["val"].y[data["val"].rows]).tolist() == [4, 2]
     assert meta["classes"] == ["a", "b"] and meta["image_size"] == 16
 
 
-def test_a_val_folder_is_used_where_there_is_one(own: Modules, tmp_path: Path) -> None:
+def test_a_val_folder_is_used_where_there_is_one(own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"train": {"a": 5, "b": 5}, "val": {"b": 3}})
     data, _ = own.task.load_data(own.config.Config(data=str(root)))
     assert {name: len(images) for name, images in data.items()} == {"train": 10, "val": 3}
-    assert data["val"].split.labels.tolist() == [1, 1, 1]
+    assert data["val"].y.tolist() == [1, 1, 1]
 
 
 def test_the_hold_out_follows_from_the_seed_and_has_every_class() -> None:
@@ -93,10 +77,10 @@ def test_the_hold_out_follows_from_the_seed_and_has_every_class() -> None:
 # ---- images ----
 
 
-def test_every_image_is_shifted_and_mirrored_on_its_own(own: Modules) -> None:
+def test_every_image_is_shifted_and_mirrored_on_its_own(own: Any) -> None:
     x = torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8)
     draws = torch.rand(40, 3)
-    found = own.images.shift_and_mirror(x, draws)
+    found = own.squares.shift_and_mirror(x, draws)
     for image, (down, right, mirrored), result in zip(x, draws.tolist(), found, strict=True):
         top, left = int(down * 5), int(right * 5)
         expected = F.pad(image.float(), [2] * 4, mode="reflect")[:, top : top + 16, left : left + 16].byte()
@@ -105,11 +89,11 @@ def test_every_image_is_shifted_and_mirrored_on_its_own(own: Modules) -> None:
 
 
 def test_what_an_image_becomes_depends_on_seed_epoch_and_index_and_not_on_workers(
-    own: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_images(tmp_path, {"train": {"a": 30, "b": 30}})
     in_memory = own.task.Task(own.config.Config(data=str(root), batch_size=7)).train_loader
-    monkeypatch.setattr(own.images, "FITS_INTO_MEMORY", 0)
+    monkeypatch.setattr(own.squares, "FITS_INTO_MEMORY", 0)
     by_workers = own.task.Task(own.config.Config(data=str(root), batch_size=7, workers=2)).train_loader
     assert (in_memory.num_workers, by_workers.num_workers) == (0, 2)
 
@@ -125,36 +109,38 @@ def test_what_an_image_becomes_depends_on_seed_epoch_and_index_and_not_on_worker
     assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
 
 
-def test_evaluation_images_are_as_they_are_in_their_files(own: Modules, tmp_path: Path) -> None:
+def test_evaluation_images_are_as_they_are_in_their_files(own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"train": {"a": 5, "b": 5}, "test": {"a": 3, "b": 2}}, size=(16, 16))
     trainer = own.task.Task(own.config.Config(data=str(root)))
     [(x, _)] = trainer.test_loader
     files = own.images.find_images(root / "test")
-    assert torch.equal(x, torch.stack([own.images.read_image(file, 16) for file in files]))
-    assert type(trainer.eval_loader.dataset) is own.images.Images
+    assert torch.equal(x, torch.stack([own.squares.read_square(file, 16) for file in files]))
+    assert type(trainer.eval_loader.dataset) is Rows
 
 
-def test_the_network_has_one_output_per_class_and_sees_normalised_images(own: Modules, tmp_path: Path) -> None:
+def test_the_network_has_one_output_per_class_and_sees_normalised_images(own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"train": {"a": 9, "b": 9, "c": 9}})
     trainer = own.task.Task(own.config.Config(data=str(root), num_parts=1, width=8))
     x, _ = next(iter(trainer.train_loader))
     assert trainer.inference(x).shape == (len(x), 3)
-    normalised = trainer.model_list[0][0][0](trainer.train_loader.dataset.split.pixels)
+    normalised = trainer.model_list[0][0][0](trainer.train_loader.dataset.x)
     assert normalised.mean().abs() < 0.3 and (normalised[:, 0].std() - 1).abs() < 0.3
 
 
-def test_large_images_are_cut_to_their_usual_size_and_train(own: Modules, tmp_path: Path) -> None:
+def test_large_images_are_cut_to_their_usual_size_and_train(own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path / "data", {"train": {"a": 6, "b": 6}}, size=(300, 260))
-    own.run("--data", str(root), "--epochs", "1", "--ckpt_dir", str(tmp_path / "runs"), "--warm_up_mode", "none")
+    own.train.train(
+        [*SMALL, "--data", str(root), "--epochs", "1", "--ckpt_dir", str(tmp_path / "runs"), "--warm_up_mode", "none"]
+    )
     [best] = (tmp_path / "runs").glob("*/best.pth")
     assert checkpoint.load(best)["meta"]["image_size"] == 224
 
 
 def test_summary_graph_and_histograms_come_on_request(
-    own: Modules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--data", "synthetic", "--epochs", "1", "--warm_up_mode", "none", "--num_parts", "3"]
-    own.run(*flags, "--model_info", "--histograms", "--ckpt_dir", str(tmp_path))
+    own.train.train([*SMALL, *flags, "--model_info", "--histograms", "--ckpt_dir", str(tmp_path)])
     shown = capsys.readouterr().out
     assert shown.count("Total params") == 3 and "no graph" not in shown
     [log] = tmp_path.glob("*/log.txt")
@@ -164,9 +150,9 @@ def test_summary_graph_and_histograms_come_on_request(
 # ---- resuming ----
 
 
-def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Modules, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Any, tmp_path: Path) -> None:
     flags = ["--data", "synthetic", "--ckpt_dir", str(tmp_path), "--batch_size", "512", "--keep_last", "0"]
-    own.run(*flags, "--epochs", "2", "--lr_scheduler_type", "step")
+    own.train.train([*SMALL, *flags, "--epochs", "2", "--lr_scheduler_type", "step"])
     [run_dir] = tmp_path.iterdir()
     own.train.train(["--resume", "auto", "--ckpt_dir", str(tmp_path), "--epochs", "3", "--lr", "0.01"])
     assert list(tmp_path.iterdir()) == [run_dir]
@@ -188,7 +174,8 @@ def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Modules, tmp_path:
 @pytest.mark.parametrize(
     ("splits", "words"),
     [
-        ({}, "there is no folder"),
+        ({}, "images in 0 CLASS folder"),
+        ({"val": {"a": 2, "b": 2}}, "there is no folder"),
         ({"train": {"a": 2}}, "images in 1 CLASS folder"),
         ({"train": {"a": 2, "b": 0}}, "images in 1 CLASS folder"),
         ({"train": {"a": 2, "b": 2}, "val": {"a": 0}}, "val has no images"),
@@ -196,7 +183,7 @@ def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Modules, tmp_path:
     ],
 )
 def test_a_folder_that_is_not_as_it_should_be_is_named(
-    splits: dict[str, dict[str, int]], words: str, own: Modules, tmp_path: Path
+    splits: dict[str, dict[str, int]], words: str, own: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=words) as caught:
         own.task.load_data(own.config.Config(data=str(write_images(tmp_path, splits))))
@@ -205,21 +192,23 @@ def test_a_folder_that_is_not_as_it_should_be_is_named(
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_damaged_image_is_named_in_one_line(
-    in_memory: bool, own: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_memory: bool, own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_images(tmp_path / "data", {"train": {"a": 5, "b": 5}})
     broken = root / "train" / "a" / "3.png"
     broken.write_bytes(broken.read_bytes()[:40])
     if not in_memory:
-        monkeypatch.setattr(own.images, "FITS_INTO_MEMORY", 0)
+        monkeypatch.setattr(own.squares, "FITS_INTO_MEMORY", 0)
     with pytest.raises(UserError) as caught:
-        own.run("--data", str(root), "--epochs", "1", "--image_size", "16", "--ckpt_dir", str(tmp_path / "runs"))
+        own.train.train(
+            [*SMALL, "--data", str(root), "--epochs", "1", "--image_size", "16", "--ckpt_dir", str(tmp_path / "runs")]
+        )
     assert str(caught.value).startswith(f"image {broken} cannot be read")
     assert "\n" not in str(caught.value)
 
 
 def test_without_network_and_data_one_line_says_what_to_do(
-    own: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import urllib.error
     import urllib.request

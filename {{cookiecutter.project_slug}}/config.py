@@ -15,13 +15,10 @@ from engine import UserError
 class Config:
     """Trains the network in task.py. Every flag's default is in config.py."""
 
-    # {% include "tasks/" ~ cookiecutter.task_type ~ ".fields" %}
-    # The network's parts and their optimizers
+    # {% include "parts/settings" %}
+    # The network's parts and their updates
     num_parts: Literal[1, 2, 3] = {{ cookiecutter.num_parts }}  # parts of the network; each has its own optimizer and LR
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd uses Nesterov momentum
-    lr: tuple[float, ...] = (0.05,)  # base learning rate: one for all parts, or one per part
     momentum: float = 0.9  # of sgd
-    weight_decay: float = 5e-4  # on weights of two and more dimensions; biases and normalisation have none
     accumulate: int = 1  # batches per update; their gradients add up to that of one large batch
     clip_grad: float = 0.0  # largest norm of the gradient over all parts; 0 does not clip
 
@@ -72,9 +69,9 @@ MAY_CHANGE = {
 }  # fmt: skip
 
 
-# No number is negative; besides, these are
+# No number is negative; besides, these are above 0, and those that are a part of something are below 1.
 ABOVE_0 = {"batch_size", "epochs", "gamma", "lr", "val_fraction", "width"}
-BELOW_1 = {"label_smoothing", "momentum", "val_fraction"}
+PARTS = ("momentum", "_fraction", "_smoothing", "dropout")  # what their names end with
 
 
 def check_numbers(config: Config) -> None:
@@ -85,7 +82,7 @@ def check_numbers(config: Config) -> None:
                 continue
             if number < 0 or (number == 0 and name in ABOVE_0):
                 raise UserError(f"--{name} {number} must be {'above 0' if name in ABOVE_0 else '0 or more'}")
-            if number >= 1 and name in BELOW_1:
+            if number >= 1 and name.endswith(PARTS):
                 raise UserError(f"--{name} {number} must be below 1")
 
 

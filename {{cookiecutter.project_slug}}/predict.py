@@ -15,8 +15,8 @@ class Arguments:
 
     inputs: tyro.conf.Positional[tuple[Path, ...]]  # what to predict on: see read_inputs in task.py
     checkpoint: Path  # best.pth or epoch<N>.pth of a run
-    output: Path = Path("predictions.csv")  # where the table is written
-    batch_size: int = 128  # inputs per batch
+    output: Path = Path("predictions.csv")  # where the table is written; other files that to_rows makes go beside it
+    batch_size: int = 32  # inputs per batch
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
 
 
@@ -38,19 +38,33 @@ def predict(arguments: Arguments) -> None:
     trainer.model_list = build_model_list(meta, parts)
     trainer.load_state(arguments.checkpoint, optim=False)
 
-    rows: list[dict[str, str]] = []
+    written = 0
     for names, batch in read_inputs(arguments.inputs, meta, arguments.batch_size):
-        found = to_rows(trainer.inference(batch), meta)
-        rows += [{"input": name, **row} for name, row in zip(names, found, strict=True)]
-        for row in rows[-len(names) :]:
-            print("  ".join(row.values()))
-    if not rows:
+        rows = to_rows(names, trainer.inference(batch), meta, arguments.output)
+        # Batch by batch: where an input cannot be read, what came before it is in the file.
+        write_table(rows, arguments.output, new=not written)
+        print_table(rows, header=not written)
+        written += len(rows)
+    if not written:
         raise UserError(f"nothing to predict on in {', '.join(map(str, arguments.inputs))}")
-    with arguments.output.open("w", newline="", encoding="utf-8") as file:
+    print(f"{written} predictions are in {arguments.output}")
+
+
+def write_table(rows: list[dict[str, str]], path: Path, new: bool) -> None:
+    """Writes rows into a new CSV file, below a header, or adds them to it."""
+    with path.open("w" if new else "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
+        if new:
+            writer.writeheader()
         writer.writerows(rows)
-    print(f"{len(rows)} predictions are in {arguments.output}")
+
+
+def print_table(rows: list[dict[str, str]], header: bool) -> None:
+    """Prints rows in columns."""
+    lines = [list(rows[0])] * header + [list(row.values()) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def main(argv: list[str]) -> None:

@@ -1,1 +1,1 @@
-{% include "tasks/" ~ cookiecutter.task_type ~ ".py" -%}
+{% include "parts/task" -%}

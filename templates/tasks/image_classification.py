@@ -6,41 +6,37 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
 
+from backbones import IMAGENET, build_trunk
 from config import Config
+from confusion import MacroF1
 from engine import UserError
-from engine.data import eval_loader, hold_out, train_loader
-from engine.devices import pick_device
-from engine.metrics import MacroF1
-from engine.network import merge_stages
+from engine.data import Rows, choose_rows, loaders
+from engine.network import Fp32Linear, merge_stages
+from engine.optimizers import build_optimizers
 from engine.seeding import epoch_generator, seed_everything
 from engine.trainer import Trainer
-from images import AugmentedImages, Images, Split, find_images, read_folder, read_image
+from images import find_images
+from squares import AugmentedRows, Resized, SquareFiles, check_size, color_statistics, read_splits, read_squares
+
+Splits = dict[str, tuple[Any, Tensor]]  # images of shape (N, 3, S, S) and class numbers of shape (N,), by split
 
 
 class Task(Trainer):
-    """Batches are bytes of shape (B, 3, size, size) and class numbers of shape (B,)."""
+    """Batches are bytes of shape (B, 3, S, S) and class numbers of shape (B,)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.configure(config)
-        self.device = pick_device(config.device)
-
         data, self.meta = load_data(config)
-        workers = 0 if data["train"].split.in_memory else config.workers
-        pin = self.device.type == "cuda"
-        self.train_loader = train_loader(data["train"], config.batch_size, config.seed, workers, pin)
-        self.eval_loader = eval_loader(data["val"], config.batch_size, workers, pin)
-        self.test_loader = eval_loader(data["test"], config.batch_size, workers, pin) if "test" in data else []
-
+        workers = config.workers if isinstance(data["train"].x, SquareFiles) else 0
+        self.train_loader, self.eval_loader, self.test_loader = loaders(
+            data, config.batch_size, config.seed, workers, self.device
+        )
         seed_everything(config.seed)
-        self.model_list = build_model_list(self.meta, config.num_parts)
-        self.optimizer_list = [
-            build_optimizer(part, lr, config) for part, lr in zip(self.model_list, config.lr_per_part(), strict=True)
-        ]
+        self.model_list = build_model_list(self.meta, config.num_parts, pretrained=not config.from_scratch)
+        self.optimizer_list = build_optimizers(self.model_list, config)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-
         self.key_metric, self.key_mode = "acc", "max"
         self.set_metrics = {"f1": MacroF1(len(self.meta["classes"]))}
 
@@ -53,100 +49,62 @@ class Task(Trainer):
 # ---- network ----
 
 
-class Normalize(nn.Module):
-    """Takes bytes of shape (B, 3, H, W) to numbers with mean 0 and standard deviation 1 in each channel."""
+def build_model_list(meta: dict[str, Any], num_parts: int, pretrained: bool = False) -> list[nn.Module]:
+    """The network, from bytes (B, 3, S, S) to logits (B, classes), in `num_parts` parts.
 
-    def __init__(self, mean: list[float], std: list[float]) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x.float() - self.mean) / self.std
-
-
-class Residual(nn.Module):
-    """relu(x + f(x)), where f is two convolutions (He et al. 2016) that start as zero (Goyal et al. 2017, 5.1)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        last = nn.BatchNorm2d(width)
-        nn.init.zeros_(last.weight)
-        self.body = nn.Sequential(*conv(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x + self.body(x)).relu()
-
-
-def conv(inp: int, out: int) -> list[nn.Module]:
-    """A 3 x 3 convolution that keeps height and width, normalised and rectified."""
-    return [nn.Conv2d(inp, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
-
-
-def build_stages(meta: dict[str, Any]) -> list[nn.Module]:
-    """Stem, body and head of a small residual network, from bytes (B, 3, H, W) to logits (B, classes)."""
-    w = meta["width"]
-    stem = [Normalize(meta["mean"], meta["std"]), *conv(3, w), nn.MaxPool2d(2)]
-    body = [*conv(w, 2 * w), nn.MaxPool2d(2), Residual(2 * w), *conv(2 * w, 4 * w), nn.MaxPool2d(2), Residual(4 * w)]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * w, len(meta["classes"]))]
-    return [nn.Sequential(*stem), nn.Sequential(*body), nn.Sequential(*head)]
-
-
-def build_model_list(meta: dict[str, Any], num_parts: int) -> list[nn.Module]:
-    """The network in `num_parts` parts. Channels come last in memory: convolutions are fastest that way."""
-    return [part.to(memory_format=torch.channels_last) for part in merge_stages(build_stages(meta), num_parts)]  # type: ignore[call-overload]
-
-
-def build_optimizer(part: nn.Module, lr: float, config: Config) -> Optimizer:
-    """The optimizer of one part; biases and normalisation, of one dimension, do not decay."""
-    parameters = list(part.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "adamw":
-        return AdamW(groups, lr)
-    return SGD(groups, lr, config.momentum, nesterov=config.momentum > 0)
+    Channels come last in memory: convolutions are fastest that way.
+    """
+    stem, body, features = build_trunk(meta, pretrained)
+    head = Fp32Linear(features, len(meta["classes"]))
+    parts = merge_stages([stem, body, head], num_parts)
+    return [part.to(memory_format=torch.channels_last) for part in parts]  # type: ignore[call-overload]
 
 
 # ---- data ----
 
 
-def load_data(config: Config) -> tuple[dict[str, Images], dict[str, Any]]:
+def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     """Train and val, test where there is one, and what prediction needs to know.
 
     Without a val split a part of train is held out, `val_fraction` of every class; test never chooses the model.
     """
+    check_size(config.image_size)
     splits, classes = SOURCES.get(config.data, read_own)(config)
-    train = splits["train"]
-    rows = {name: torch.arange(len(split.labels)) for name, split in splits.items()}
-    if "val" not in splits:
-        splits["val"] = train
-        rows["train"], rows["val"] = hold_out(train.labels, config.val_fraction, config.seed)
-        if not len(rows["val"]):
-            raise UserError("no class has two training images, so none can be held out; add a val folder or images")
-    order = sorted(splits, key=("train", "val", "test").index)
-    data: dict[str, Images] = {name: Images(splits[name], rows[name]) for name in order}
-    data["train"] = AugmentedImages(train, rows["train"], config.seed)
-
-    if config.image_size and config.image_size < 8:
-        raise UserError(f"--image_size {config.image_size} is too small for the network; give 8 or more")
-    sample = train.pixels[rows["train"][:: len(rows["train"]) // 2000 + 1]].float()
-    meta = {"classes": classes, "image_size": sample.shape[-1], "width": config.width}
-    meta |= {"mean": sample.mean((0, 2, 3)).tolist(), "std": sample.std((0, 2, 3)).clamp(min=1).tolist()}
+    rows = choose_rows({name: labels for name, (_, labels) in splits.items()}, config.val_fraction, config.seed)
+    data = {name: Rows(*splits[source], chosen) for name, (source, chosen) in rows.items()}
+    colors = color_statistics(data["train"]) if config.backbone == "small" else IMAGENET
+    size = data["train"].x[data["train"].rows[:1]].shape[-1]
+    meta = {"classes": classes, "image_size": size, "backbone": config.backbone, "width": config.width, **colors}
     sizes = ", ".join(f"{len(images):,} {name}" for name, images in data.items())
-    print(f"data: {sizes} images of {sample.shape[-1]} pixels in {len(classes)} classes")
-    return data, meta
+    print(f"data: {sizes} images of {size} pixels in {len(classes)} classes")
+    return data | {"train": AugmentedRows(data["train"], config.seed)}, meta
 
 
-def read_own(config: Config) -> tuple[dict[str, Split], list[str]]:
-    """A folder of one's own: train/CLASS/*, and val/CLASS/* or test/CLASS/* or both."""
-    return read_folder(Path(config.data), config.image_size)
+def read_own(config: Config) -> tuple[Splits, list[str]]:
+    """A folder of one's own: train/CLASS/*, and val/CLASS/* or test/CLASS/* or both; or CLASS/* alone.
+
+    Raises:
+        UserError: no such folder, fewer than two classes, a split without images, a class that train has not.
+    """
+    root = Path(config.data)
+    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
+    if not folders.get("train", root / "train").is_dir():
+        raise UserError(f"--data {root}: there is no folder {root / 'train'}; give a folder with train/CLASS/* images")
+    found = {name: [file for file in find_images(folder) if file.parent != folder] for name, folder in folders.items()}
+    names = {name: [f.relative_to(folders[name]).parts[0] for f in files] for name, files in found.items()}
+    classes = sorted(set(names["train"]))
+    if len(classes) < 2:
+        raise UserError(f"{folders['train']} has images in {len(classes)} CLASS folders; two are the least")
+    for name, used in names.items():
+        if not used or set(used) - set(classes):
+            unknown = f"the unknown class {min(set(used) - set(classes))!r}" if used else "no images"
+            raise UserError(f"{folders[name]} has {unknown}; it needs images in the folders that train has")
+    number = {name: index for index, name in enumerate(classes)}
+    images = read_splits(found, config.image_size)
+    return {name: (images[name], torch.tensor([number[n] for n in used])) for name, used in names.items()}, classes
 
 
-def read_cifar10(config: Config) -> tuple[dict[str, Split], list[str]]:
+def read_cifar10(config: Config) -> tuple[Splits, list[str]]:
     """CIFAR-10 (Krizhevsky 2009), downloaded into data_dir once."""
     from torchvision.datasets import CIFAR10  # here, since it takes as long to import as torch and only this needs it
 
@@ -157,13 +115,12 @@ def read_cifar10(config: Config) -> tuple[dict[str, Split], list[str]]:
             f"CIFAR-10 is not in {config.data_dir!r} and cannot be downloaded ({error}); connect to the internet, "
             "or give --data FOLDER with images of your own, or --data synthetic"
         ) from error
-    return {
-        name: Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
-        for name, part in parts.items()
-    }, parts["train"].classes
+    pixels = {name: torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for name, part in parts.items()}
+    resized = {name: Resized(p, config.image_size) if config.image_size else p for name, p in pixels.items()}
+    return {n: (resized[n], torch.tensor(part.targets)) for n, part in parts.items()}, parts["train"].classes
 
 
-def make_synthetic(config: Config) -> tuple[dict[str, Split], list[str]]:
+def make_synthetic(config: Config) -> tuple[Splits, list[str]]:
     """Ten kinds of stripes under noise, two directions of five widths each: seeded, small, and learnt in seconds."""
     generator = epoch_generator(config.seed, 0)
     ramp = torch.linspace(0, 2 * torch.pi, config.image_size or 32)
@@ -174,7 +131,7 @@ def make_synthetic(config: Config) -> tuple[dict[str, Split], list[str]]:
         stripes = (ramp * (1 + labels // 2).view(-1, 1, 1, 1) + phase).sin().expand(-1, 3, len(ramp), -1)
         stripes = torch.where((labels % 2 == 0).view(-1, 1, 1, 1), stripes, stripes.mT)
         noise = torch.randn(stripes.shape, generator=generator)
-        splits[name] = Split((128 + 60 * stripes + 40 * noise).clamp(0, 255).byte(), labels)
+        splits[name] = (128 + 60 * stripes + 40 * noise).clamp(0, 255).byte(), labels
     return splits, [f"{1 + number // 2} {('upright', 'level')[number % 2]}" for number in range(10)]
 
 
@@ -185,16 +142,125 @@ SOURCES = {"cifar10": read_cifar10, "synthetic": make_synthetic}
 
 
 def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Batches of file names and images (B, 3, size, size) from files, and from folders and what is below them."""
+    """Batches of file names and images (B, 3, S, S) from files, and from folders and what is below them."""
     files = [file for path in paths for file in find_images(path)]
     for batch in (files[start : start + batch_size] for start in range(0, len(files), batch_size)):
-        yield [str(file) for file in batch], torch.stack([read_image(file, meta["image_size"]) for file in batch])
+        yield [str(file) for file in batch], read_squares(batch, meta["image_size"], keep=True)
 
 
-def to_rows(pred: Tensor, meta: dict[str, Any]) -> list[dict[str, str]]:
+def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
     """The likeliest class of each row of logits (B, classes), and its probability."""
-    best = pred.float().softmax(1).max(1)
+    best = pred.softmax(1).max(1)
     return [
-        {"class": meta["classes"][number], "probability": f"{probability:.4f}"}
-        for number, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        {"input": name, "class": meta["classes"][number], "probability": f"{probability:.4f}"}
+        for name, number, probability in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
+
+
+# ==== config.py ====
+class Settings:
+    # The images and the network
+    data: str = "cifar10"  # cifar10 (downloaded into data_dir), synthetic, or a folder with train/CLASS/*
+    data_dir: str = "data"  # folder for downloads
+    val_fraction: float = 0.1  # part of the training images that chooses the best epoch, where there is no val folder
+    image_size: int = 0  # side in pixels to which images are resized and cropped; 0 takes it from the images
+    batch_size: int = 128  # images per batch
+    workers: int = 2  # processes that read image files while training; images that fit into memory need none
+    backbone: str = "small"  # small (residual, for 32 pixels and more), or one of torchvision's, as resnet18
+    from_scratch: bool = False  # start a torchvision backbone with random weights even where pretrained ones can be had
+    width: int = 32  # channels of small's first convolution; the cost grows with its square
+    label_smoothing: float = 0.1  # part of each label that is spread over all classes
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd uses Nesterov momentum
+    lr: tuple[float, ...] = (0.05,)  # base learning rate: one for all parts, or one per part
+    weight_decay: float = 5e-4  # on weights of two and more dimensions; biases and normalisation have none
+
+
+# ==== tests/test_task.py ====
+"""What this project promises of images: any size can be predicted, and a bad file is named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import predict
+from backbones import of_torchvision
+from config import Config
+from engine import UserError
+from task import Task, load_data
+from test_project import run
+
+
+def test_trained_weights_predict_images_of_any_size(tmp_path: Path) -> None:
+    run_dir = run(tmp_path / "runs", "--epochs", "1", "--warm_up_mode", "none")
+    for name, size in (("wide.png", (90, 40)), ("tall.jpg", (33, 70))):
+        Image.new("RGB", size, "white").save(tmp_path / name)
+    output = tmp_path / "predictions.csv"
+    predict.predict(predict.Arguments((tmp_path / "wide.png", tmp_path / "tall.jpg"), run_dir / "best.pth", output))
+    header, *rows = output.read_text("utf-8").splitlines()
+    assert header == "input,class,probability"
+    assert [Path(row.split(",")[0]).name for row in rows] == ["wide.png", "tall.jpg"]
+
+
+def write_images(root: Path, *names: str) -> None:
+    """A small image in each of these files."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / name)
+
+
+def test_a_folder_of_class_folders_is_enough(tmp_path: Path) -> None:
+    write_images(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+    data, meta = load_data(Config(data=str(tmp_path)))
+    assert meta["classes"] == ["cat", "dog"]
+    assert {name: len(images) for name, images in data.items()} == {"train": 2, "val": 2}
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png")
+    (tmp_path / "test/a/2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"2\.png cannot be read"):
+        Task(Config(data=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["resnet18"])
+def test_a_torchvision_backbone_computes_what_torchvision_does(name: str) -> None:
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    whole = get_model(name).eval()
+    torch.manual_seed(0)
+    stem, body, features = of_torchvision(name, pretrained=False)
+    last = list(whole.modules())[-1]
+    chain = torch.nn.Sequential(*stem, *body, last).eval()
+    x = torch.rand(2, 3, 64, 64)
+    assert last.in_features == features
+    torch.testing.assert_close(chain(x), whole(x))
+
+
+# ==== README.md ====
+README = """\
+## Train
+
+    python train.py                                  # CIFAR-10, downloaded once into data/
+    python train.py --data FOLDER                    # your own images
+    python train.py --data synthetic                 # made up on the spot: no download
+    python train.py --data FOLDER --backbone resnet18 --image_size 224 --lr 0.01
+
+Your own images lie in one folder per class:
+
+    FOLDER/train/CLASS/*.jpg      what is learnt
+    FOLDER/val/CLASS/*.jpg        what chooses the best epoch; without it, a tenth of train does (--val_fraction)
+    FOLDER/test/CLASS/*.jpg       what the best epoch is tested on at the end; may be missing
+
+or just in FOLDER/CLASS/. They may have any size: the shorter side is resized to `--image_size` (by default what is
+usual among them, 224 at most) and the centre is cut out. A torchvision backbone starts with pretrained weights where
+they can be downloaded; the first line of the run says whether.
+
+## Predict
+
+    python predict.py --checkpoint check_point/<date>_<time>/best.pth IMAGE_OR_FOLDER...
+
+prints the class and its probability for each image and writes them to `predictions.csv`.
+"""

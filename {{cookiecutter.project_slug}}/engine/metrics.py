@@ -58,32 +58,6 @@ class SampleMeans:
         return {name: total / self.counts[name] for name, total in zip(self.sums, sums, strict=True)}
 
 
-class MacroF1:
-    """Mean over classes of F1 = 2 tp / (2 tp + fp + fn), from counts over the whole set.
-
-    A class that neither occurs nor is predicted is left out, as in scikit-learn's f1_score(average="macro").
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self.confusion = torch.empty(0)
-        self.reset()
-
-    def update(self, pred: Tensor, y: Tensor) -> None:
-        """Takes in logits of shape (B, C) and class numbers of shape (B,)."""
-        cells = y * self.num_classes + pred.argmax(1)
-        counts = torch.bincount(cells, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
-        self.confusion = self.confusion.to(counts.device) + counts
-
-    def compute(self) -> Tensor:
-        confusion = self.confusion.cpu()
-        hits, seen = confusion.diag(), confusion.sum(0) + confusion.sum(1)  # tp, 2 tp + fp + fn
-        return (2 * hits[seen > 0].double() / seen[seen > 0]).mean()
-
-    def reset(self) -> None:
-        self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
-
-
 WORST = {"max": -math.inf, "min": math.inf}  # what everything improves on, by mode
 
 

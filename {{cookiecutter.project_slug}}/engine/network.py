@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def merge_stages(stages: list[nn.Module], num_parts: int) -> list[nn.Module]:
     """Merges the leading stages of a chain until `num_parts` parts are left."""
     split = len(stages) - num_parts + 1
     return [nn.Sequential(*stages[:split]), *stages[split:]]
+
+
+class Fp32Linear(nn.Linear):
+    """A last layer that computes in fp32 whatever the precision of the rest: outputs of three digits would tie."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
 
 
 class Network(nn.Module):
@@ -62,7 +70,7 @@ def one_forward(trainer: Any) -> Iterator[None]:
 
 
 def by_torchsummary(model: nn.Module, inp: Any) -> None:
-    """For a tensor in, as random floats, and a tensor out; raises on LSTM, Transformer, dict outputs and embeddings."""
+    """For a tensor in, as random floats, and a tensor out; raises on LSTM, attention, dict outputs, embeddings."""
     from torchsummary import summary
 
     summary(nn.Sequential(model), tuple(inp.shape[1:]), device=inp.device.type)  # it leaves the outermost module out

@@ -84,9 +84,9 @@ class Trainer:
         self._epoch_began = time.perf_counter()
 
     def configure(self, settings: object) -> None:
-        """Takes over the settings: every attribute of `settings` that is declared at the top of this class."""
-        for name in Trainer.__annotations__:
-            setattr(self, name, getattr(settings, name, getattr(self, name)))
+        """Takes over every attribute of `settings` that is declared at the top of this class, and its `device`."""
+        vars(self).update({name: getattr(settings, name, getattr(self, name)) for name in Trainer.__annotations__})
+        self.device = pick_device(getattr(settings, "device", "auto"))
 
     # ---- what a task overrides ----
 

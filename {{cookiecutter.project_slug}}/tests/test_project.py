@@ -1,4 +1,4 @@
-"""What this project promises: it learns, it resumes exactly, the learning rate follows its curve, it predicts."""
+"""What this project promises of every task: it learns, it resumes exactly, the learning rate follows its curve."""
 
 import json
 import math
@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-import predict
 import train
 from config import Config, parse_config
-from engine import UserError, checkpoint
+from engine import checkpoint
 from task import Task
 
-SMALL = ["--data", "synthetic", "--precision", "fp32", "--width", "8", "--batch_size", "64", "--lr", "0.05"]
+SMALL = ["--data", "synthetic", "--precision", "fp32", "--width", "8", "--batch_size", "64", "--lr", "0.02"]
 
 
 def run(folder: Path, *flags: str) -> Path:
@@ -25,7 +23,8 @@ def run(folder: Path, *flags: str) -> Path:
 
 def test_it_learns(tmp_path: Path) -> None:
     run_dir = run(tmp_path, "--epochs", "4", "--lr_scheduler_type", "annealing", "--warm_up_epochs", "0.5")
-    assert checkpoint.load(run_dir / "best.pth")["best_metric"]["acc"] > 0.6  # chance is 0.1
+    best = checkpoint.load(run_dir / "best.pth")
+    assert best["best_metric"][best["key_metric"]] > 0.6  # chance is far below
 
 
 def test_resuming_gives_the_same_weights_as_never_stopping(tmp_path: Path) -> None:
@@ -79,23 +78,3 @@ def test_a_run_leaves_the_files_that_the_readme_names(tmp_path: Path) -> None:
     assert {path.name for path in run_dir.iterdir()} == {"log.txt", "config.json", "best.pth", "epoch2.pth", "runs"}
     assert "epoch 2/2" in (run_dir / "log.txt").read_text("utf-8")
     assert json.loads((run_dir / "config.json").read_text("utf-8"))["epochs"] == 2
-
-
-def test_trained_weights_predict_images_of_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_dir = run(tmp_path / "runs", "--epochs", "1", "--warm_up_mode", "none")
-    for name, size in (("wide.png", (90, 40)), ("tall.jpg", (33, 70))):
-        Image.new("RGB", size, "white").save(tmp_path / name)
-    output = tmp_path / "predictions.csv"
-    predict.predict(predict.Arguments((tmp_path / "wide.png", tmp_path / "tall.jpg"), run_dir / "best.pth", output))
-    header, *rows = output.read_text("utf-8").splitlines()
-    assert header == "input,class,probability"
-    assert [Path(row.split(",")[0]).name for row in rows] == ["wide.png", "tall.jpg"]
-
-
-def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-    (tmp_path / "test/a/2.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"2\.png cannot be read"):
-        Task(Config(data=str(tmp_path)))

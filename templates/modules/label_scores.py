@@ -1,0 +1,63 @@
+"""Scores of labels that are there or not, over the whole set."""
+
+import torch
+from torch import Tensor
+
+
+class MeanAveragePrecision:
+    """Mean over labels of the sum, over thresholds falling, of precision times gain in recall.
+
+    The same as scikit-learn's average_precision_score(average="macro"): equal scores share a threshold, and a label
+    that no image has counts 0.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all that was taken in."""
+        self.scores: list[Tensor] = []
+        self.truths: list[Tensor] = []
+
+    def update(self, pred: Tensor, y: Tensor) -> None:
+        """Takes in logits and labels of shape (B, L)."""
+        self.scores.append(pred.cpu())
+        self.truths.append(y.cpu())
+
+    def compute(self) -> Tensor:
+        """The mean, a scalar."""
+        scores, order = torch.cat(self.scores).sort(0, descending=True)
+        hits = torch.cat(self.truths).gather(0, order).double().cumsum(0)
+        precision = hits / torch.arange(1, len(hits) + 1).unsqueeze(1)
+        found = []
+        for score, hit, p in zip(scores.T, hits.T, precision.T, strict=True):
+            last = torch.cat([score[1:] != score[:-1], torch.tensor([True])])  # of those with the same score
+            found.append((hit[last].diff(prepend=hit.new_zeros(1)) * p[last]).sum() / hit[-1].clamp(min=1))
+        return torch.stack(found).mean()
+
+
+class F1:
+    """F1 = 2 tp / (2 tp + fp + fn), where a label is predicted if its probability is above one half.
+
+    Micro is of the counts of all labels together; macro is the mean over labels, where one that is neither there nor
+    predicted counts 0, as in scikit-learn.
+    """
+
+    def __init__(self, micro: bool) -> None:
+        self.micro = micro
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all that was counted."""
+        self.hits, self.sizes = torch.zeros(1), torch.zeros(1)
+
+    def update(self, pred: Tensor, y: Tensor) -> None:
+        """Takes in logits and labels of shape (B, L)."""
+        predicted, true = (pred > 0).cpu().double(), y.cpu().double()
+        self.hits = self.hits + (predicted * true).sum(0)
+        self.sizes = self.sizes + (predicted + true).sum(0)
+
+    def compute(self) -> Tensor:
+        """The score, a scalar."""
+        hits, sizes = (v.sum() if self.micro else v for v in (self.hits, self.sizes))
+        return (2 * hits / sizes.clamp(min=1)).mean()

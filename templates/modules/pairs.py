@@ -1,0 +1,162 @@
+"""Images with a mask each, of any size: finding, checking and reading them, and cropping them while training."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from engine import UserError
+from engine.data import Rows
+from engine.seeding import epoch_generator
+from images import find_images, opened, to_tensor
+
+Pair = tuple[Tensor, Tensor]  # bytes of shape (3, H, W), and class numbers as bytes of shape (H, W)
+
+
+class PairFiles:
+    """Pairs that are read when indexed by their number."""
+
+    def __init__(self, files: Sequence[tuple[Path, Path]], image_size: int) -> None:
+        self.files = files
+        self.image_size = image_size
+
+    def __getitem__(self, number: int) -> Pair:
+        image, mask = self.files[number]
+        return read_image(image, self.image_size), read_mask(mask, self.image_size)
+
+
+class Pairs(Rows):
+    """Batches of pairs of one size, as they are: bytes (B, 3, H, W) and class numbers (B, H, W)."""
+
+    def __init__(self, pairs: Any, sizes: Sequence[tuple[int, int]], rows: Tensor) -> None:
+        super().__init__(pairs, None, rows)
+        self.sizes = sizes  # height and width of every pair
+
+    def __getitems__(self, indices: list[int]) -> Pair:
+        images, masks = zip(*(self.pair(index) for index in indices), strict=True)
+        return torch.stack(images), torch.stack(masks)
+
+    def pair(self, index: int) -> Pair:
+        """One image and its mask."""
+        image, mask = self.x[int(self.rows[index])]
+        return image, mask
+
+    def batches(self, size: int) -> list[list[int]]:
+        """Batches for an evaluation: pairs of different sizes never share one, so none has to be padded."""
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index, row in enumerate(self.rows.tolist()):
+            by_size.setdefault(self.sizes[row], []).append(index)
+        return [same[start : start + size] for same in by_size.values() for start in range(0, len(same), size)]
+
+
+class Crops(Pairs):
+    """Squares cut out of the pairs and mirrored as (seed, epoch, index) say, whichever worker reads them.
+
+    Args:
+        pairs: what is cut.
+        side: of the squares; a pair that is smaller is filled up with zeros and `ignore_index`.
+        ignore_index: of the pixels that do not count.
+        seed: of the draws.
+    """
+
+    def __init__(self, pairs: Pairs, side: int, ignore_index: int, seed: int) -> None:
+        super().__init__(pairs.x, pairs.sizes, pairs.rows)
+        self.side = side
+        self.ignore_index = ignore_index
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws three numbers in [0, 1) per pair: down, right, mirrored."""
+        self.draws = torch.rand(len(self), 3, generator=epoch_generator(self.seed, epoch))
+
+    def pair(self, index: int) -> Pair:
+        """The square of one pair, of this epoch."""
+        image, mask = super().pair(index)
+        missing = [0, max(0, self.side - mask.shape[1]), 0, max(0, self.side - mask.shape[0])]
+        image, mask = F.pad(image, missing), F.pad(mask, missing, value=self.ignore_index)
+        down, right, mirrored = self.draws[index].tolist()
+        top, left = int(down * (mask.shape[0] - self.side + 1)), int(right * (mask.shape[1] - self.side + 1))
+        image, mask = (v[..., top : top + self.side, left : left + self.side] for v in (image, mask))
+        return (image.flip(-1), mask.flip(-1)) if mirrored < 0.5 else (image, mask)
+
+
+def scaled_size(size: tuple[int, int], image_size: int) -> tuple[int, int]:
+    """The size (width, height) with the shorter side made `image_size` where it is longer."""
+    scale = min(1, image_size / min(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def read_image(path: Path, image_size: int) -> Tensor:
+    """An image as bytes of shape (3, H, W), scaled down to `image_size`; a UserError where it cannot be read."""
+    with opened(path) as image:
+        size = scaled_size(image.size, image_size)
+        return to_tensor(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+
+
+def read_mask(path: Path, image_size: int) -> Tensor:
+    """A mask as class numbers, bytes of shape (H, W), scaled down the same way.
+
+    Raises:
+        UserError: it cannot be read, or its pixels are colours.
+    """
+    with opened(path) as mask:
+        if mask.mode not in ("L", "P"):
+            raise UserError(f"mask {path} has mode {mask.mode}; save class numbers as 8 bit greyscale or palette PNG")
+        pixels = mask.resize(scaled_size(mask.size, image_size), Image.Resampling.NEAREST)
+        return torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8).view(pixels.height, pixels.width)
+
+
+def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """The files in images/ and the masks of the same stems in masks/.
+
+    Raises:
+        UserError: no images, two of the same stem, or one without a mask.
+    """
+    images = find_images(folder / "images")
+    masks = {path.stem: path for path in find_images(folder / "masks")}
+    stems: dict[str, Path] = {}
+    for image in images:
+        if image.stem in stems:
+            raise UserError(f"{image} and {stems[image.stem]} would share a mask; rename one")
+        if image.stem not in masks:
+            raise UserError(f"{image} has no mask {folder / 'masks' / image.stem}.png")
+        stems[image.stem] = image
+    if not images:
+        raise UserError(f"{folder / 'images'} has no images")
+    return [(image, masks[image.stem]) for image in images]
+
+
+def check_pair(files: tuple[Path, Path]) -> tuple[tuple[int, int], set[int]]:
+    """Width and height of a pair, and the class numbers in its mask; a UserError where image and mask differ."""
+    image_path, mask_path = files
+    with opened(image_path) as image, opened(mask_path) as mask:
+        if image.size != mask.size:
+            sizes = "{} x {} pixels, its image {} {} x {}".format(*mask.size, image_path, *image.size)
+            raise UserError(f"mask {mask_path} has {sizes}")
+        size = image.size
+    return size, set(read_mask(mask_path, max(size)).unique().tolist())
+
+
+def check_all(files: Sequence[tuple[Path, Path]]) -> tuple[list[tuple[int, int]], list[set[int]]]:
+    """Of all pairs the sizes (width, height), and the class numbers."""
+    with ThreadPoolExecutor() as pool:  # decoding lets go of the interpreter lock
+        sizes, numbers = zip(*pool.map(check_pair, files), strict=True)
+    return list(sizes), list(numbers)
+
+
+def read_all(files: Sequence[tuple[Path, Path]], image_size: int) -> list[Pair]:
+    """All pairs, scaled."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(PairFiles(files, image_size).__getitem__, range(len(files))))
+
+
+def usual_size(sizes: Sequence[tuple[int, int]]) -> int:
+    """The median shorter side, in pixels; 256 at most."""
+    return min(256, median_low(map(min, sizes)))

@@ -1,0 +1,117 @@
+"""Images cut to squares of one size, and shifted and mirrored while training. Reading files is in images.py."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from engine import UserError
+from engine.data import Rows
+from engine.seeding import epoch_generator
+from images import FITS_INTO_MEMORY, opened, to_tensor
+
+
+class SquareFiles:
+    """Files that are read when indexed by a tensor of their numbers, as bytes of shape (B, 3, size, size)."""
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self.paths = paths
+        self.size = size
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.stack([read_square(self.paths[row], self.size) for row in rows.tolist()])
+
+
+class Resized:
+    """Square images in memory that are brought to another size when indexed by a tensor of their numbers."""
+
+    def __init__(self, pixels: Tensor, size: int) -> None:
+        self.pixels = pixels
+        self.size = size
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return F.interpolate(self.pixels[rows], (self.size, self.size), mode="bilinear", antialias=True)
+
+
+class AugmentedRows(Rows):
+    """Rows of images, each shifted and mirrored as (seed, epoch, index) say, whichever worker reads it."""
+
+    def __init__(self, rows: Rows, seed: int) -> None:
+        super().__init__(rows.x, rows.y, rows.rows)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws three numbers in [0, 1) per image: down, right, mirrored."""
+        self.draws = torch.rand(len(self), 3, generator=epoch_generator(self.seed, epoch))
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        x, y = super().__getitems__(indices)
+        return shift_and_mirror(x, self.draws[indices]), y
+
+
+def shift_and_mirror(x: Tensor, draws: Tensor) -> Tensor:
+    """Shifts images (B, C, S, S) by up to S / 8 and mirrors half of them, each as its row of `draws` (B, 3) says."""
+    size, reach = x.shape[-1], x.shape[-1] // 8
+    shift = (draws[:, :2] * (2 * reach + 1)).long()
+    # A view of every image at every shift; indexing copies just the one that is drawn.
+    shifts = F.pad(x, [reach] * 4, mode="reflect").unfold(2, size, 1).unfold(3, size, 1)
+    x = shifts[torch.arange(len(x)), :, shift[:, 0], shift[:, 1]]
+    return torch.where((draws[:, 2] < 0.5).view(-1, 1, 1, 1), x.flip(-1), x)
+
+
+def read_square(path: Path, size: int) -> Tensor:
+    """A file as bytes of shape (3, size, size): the shorter side is resized to `size`, the centre is cut out.
+
+    Raises:
+        UserError: not an image, or a damaged one.
+    """
+    with opened(path) as image:
+        image.draft("RGB", (size, size))  # JPEG files are decoded at no more than the resolution that is needed
+        scale = size / min(image.size)
+        width, height = (max(size, round(scale * side)) for side in image.size)
+        left, top = (width - size) // 2, (height - size) // 2
+        small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        return to_tensor(small.crop((left, top, left + size, top + size)))
+
+
+def read_squares(paths: Sequence[Path], size: int, keep: bool) -> Any:
+    """Files as bytes of shape (N, 3, size, size), read now where they are to be kept, else when they are indexed."""
+    if not keep:
+        return SquareFiles(paths, size)
+    with ThreadPoolExecutor() as pool:  # decoding lets go of the interpreter lock
+        return torch.stack(list(pool.map(read_square, paths, [size] * len(paths))))
+
+
+def check_size(image_size: int) -> None:
+    """Raises a UserError for a size that no network here can work with."""
+    if 0 < image_size < 16:
+        raise UserError(f"--image_size {image_size} is too small for the network; give 16 or more")
+
+
+def read_splits(files: dict[str, list[Path]], image_size: int) -> dict[str, Any]:
+    """The images of each split, shape (N, 3, S, S); S is `image_size` or, where that is 0, what is usual in train."""
+    size = image_size or usual_size(files["train"])
+    keep = sum(map(len, files.values())) * 3 * size**2 <= FITS_INTO_MEMORY
+    return {name: read_squares(paths, size, keep) for name, paths in files.items()}
+
+
+def usual_size(paths: Sequence[Path]) -> int:
+    """The median shorter side, in pixels, of up to 101 of the files; 16 at least and 224 at most."""
+    sides = []
+    for path in paths[:: max(1, len(paths) // 100)]:
+        with opened(path) as image:
+            sides.append(min(image.size))
+    return max(16, min(224, median_low(sides)))
+
+
+def color_statistics(train: Rows) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel over up to 500 of the images."""
+    sample = train.x[train.rows[:: len(train) // 500 + 1]].float()
+    return {"mean": sample.mean((0, 2, 3)).tolist(), "std": sample.std((0, 2, 3)).clamp(min=1).tolist()}

@@ -1,0 +1,117 @@
+"""Tables in CSV and TSV files: finding and reading them, and naming the file and line of what is wrong."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from engine import UserError
+
+SEPARATORS = ",;\t|"
+LONGEST_CELL = 2**30  # characters
+
+
+@dataclass
+class Table:
+    """The cells of a file, as text."""
+
+    path: Path
+    names: list[str]  # of the columns
+    rows: list[list[str]]
+    lines: list[int]  # line of the file where each row ends
+
+    def number(self, name: str, flag: str) -> int:
+        """The number of the column of that name; a UserError that names the nearest where there is none."""
+        if name in self.names:
+            return self.names.index(name)
+        near = get_close_matches(name, self.names, 1)
+        guess = f"; did you mean {near[0]!r}?" if near else ";"
+        columns = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
+        raise UserError(f"{self.path} has no column {name!r}{guess} it has {columns}; give one of them with {flag}")
+
+    def column(self, number: int) -> list[str]:
+        """All cells of a column."""
+        return [row[number] for row in self.rows]
+
+    def place(self, row: int) -> str:
+        """Where a row is: for messages, and as its name among predictions."""
+        return f"{self.path}:{self.lines[row]}"
+
+
+def read_text(path: Path) -> str:
+    """A file's text; a UserError where it cannot be read or is not UTF-8."""
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte, line = content[error.start], content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is not UTF-8 (byte 0x{byte:02x} in line {line}); save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def read_table(path: Path) -> Table:
+    """All rows of a file, the first of them as column names; empty lines are left out.
+
+    Cells are separated by what is most frequent in the first line of comma, semicolon, tab and bar. Quotes around a
+    cell are taken off; in TSV files, where they may be meant as they stand, only if all of them are in pairs.
+
+    Raises:
+        UserError: no such file, not UTF-8, empty, a row with more or fewer cells than the first.
+    """
+    csv.field_size_limit(LONGEST_CELL)
+    text = read_text(path)
+    first = text.lstrip().split("\n", 1)[0]
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(SEPARATORS, key=first.count)
+    try:
+        return parse(path, csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+    except csv.Error as error:
+        if separator != "\t":
+            raise UserError(f"{path} is not a table: {error}") from error
+        return parse(path, csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def parse(path: Path, reader: Any) -> Table:
+    """The rows of a csv.reader as a table."""
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    for row in reader:
+        if not any(row):
+            continue
+        if rows and len(row) != len(rows[0]):
+            raise UserError(f"{path}:{reader.line_num}: {len(row)} cells where the first line has {len(rows[0])}")
+        rows.append([cell.strip() for cell in row])
+        lines.append(reader.line_num)
+    if not rows:
+        raise UserError(f"{path} is empty; it needs column names and rows")
+    return Table(path, rows[0], rows[1:], lines[1:])
+
+
+def find_tables(data: str, train: Sequence[str] = ("train",)) -> dict[str, Path]:
+    """The file of each split: the one that is given, or in a folder train, val and test, as .csv or .tsv.
+
+    Args:
+        data: path of a file or folder.
+        train: what the file of the train split may be called.
+
+    Raises:
+        UserError: there is no such file or folder, or the folder has no file of the train split.
+    """
+    path = Path(data)
+    if path.is_file():
+        return {"train": path}
+    if not path.is_dir():
+        raise UserError(f"--data {data} does not exist; give a CSV file, a folder with {train[0]}.csv, or synthetic")
+    found = {
+        split: path / (name + ending)
+        for split, names in {"train": train, "val": ("val",), "test": ("test",)}.items()
+        for name in names
+        for ending in (".tsv", ".csv")
+        if (path / (name + ending)).is_file()
+    }
+    if "train" not in found:
+        raise UserError(f"--data {data}: there is no {' or '.join(name + '.csv' for name in train)} in this folder")
+    return found

@@ -1,0 +1,203 @@
+"""Every task: scores that equal scikit-learn's, whole networks that export, splits and refusals of bad data."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import QUESTIONS, Render, modules_of
+from confusion import MacroF1
+from engine import UserError, checkpoint
+from label_scores import F1, MeanAveragePrecision
+from sklearn import metrics
+from tables import read_table
+from torch import Tensor, nn
+
+SMALL = ["--data", "synthetic", "--precision", "fp32", "--width", "8", "--batch_size", "48", "--lr", "0.02"]
+
+
+@pytest.fixture(scope="module", params=QUESTIONS["task_type"])
+def project(request: pytest.FixtureRequest, render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of each task."""
+    return render_into(tmp_path_factory.mktemp("task"), task_type=request.param, num_parts="3")
+
+
+@pytest.fixture
+def own(project: Path) -> Iterator[Any]:
+    """Its modules."""
+    with modules_of(project) as modules:
+        yield modules
+
+
+@pytest.fixture
+def trainer(own: Any, tmp_path: Path) -> Any:
+    """Its trainer after an epoch on synthetic data; the last batch of an evaluation is short."""
+    smoke = own.config.parse_config(["--smoke", *SMALL, "--warm_up_mode", "none"])
+    trainer = own.task.Task(replace(smoke, batch_size=48))
+    trainer.ckpt_dir = tmp_path
+    trainer.check_init()
+    trainer.train_loop()
+    sizes = [len(x) for x, _ in trainer.test_loader or trainer.eval_loader]
+    assert sizes[-1] < sizes[0]
+    return trainer
+
+
+# ---- scores ----
+
+
+def multiclass(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
+    """Of logits (N, C) and class numbers (N,)."""
+    found = pred.argmax(1)
+    return {"acc": metrics.accuracy_score(y, found), "f1": metrics.f1_score(y, found, average="macro")}
+
+
+def images(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
+    """The same, with the first five classes."""
+    top5 = metrics.top_k_accuracy_score(y, pred, k=5, labels=range(pred.shape[1]))
+    return {"acc_top5": top5, **multiclass(pred, y, meta)}
+
+
+def multilabel(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
+    """Of logits and labels (N, L)."""
+    f1 = {f"f1_{average}": metrics.f1_score(y, pred > 0, average=average) for average in ("micro", "macro")}
+    return {"map": metrics.average_precision_score(y, pred, average="macro"), **f1}
+
+
+def regression(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
+    """Of standardised numbers (N,), in the target's own unit."""
+    pred, y = (v.double() * meta["target_std"] + meta["target_mean"] for v in (pred, y))
+    rmse = metrics.mean_squared_error(y, pred) ** 0.5
+    return {"r2": metrics.r2_score(y, pred), "mae": metrics.mean_absolute_error(y, pred), "rmse": rmse}
+
+
+def pixels(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
+    """Of logits (N, C, H, W) and class numbers (N, H, W)."""
+    found, true = pred.argmax(1).flatten(), y.flatten()
+    iou = metrics.jaccard_score(true, found, average="macro")
+    return {"miou": iou, "pixel_acc": metrics.accuracy_score(true, found)}
+
+
+REFERENCES: dict[str, Callable[[Tensor, Tensor, dict[str, Any]], dict[str, float]]] = {
+    "image_classification": images,
+    "multilabel_classification": multilabel,
+    "regression": regression,
+    "segmentation": pixels,
+    "text_classification": multiclass,
+}
+
+
+def test_scores_of_the_whole_set_equal_scikit_learns(trainer: Any, request: pytest.FixtureRequest) -> None:
+    loader = trainer.test_loader or trainer.eval_loader
+    scores = trainer.evaluate(loader)
+    batches = [(trainer.inference(x), y) for x, y in loader]
+    pred, y = (torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
+    expected = REFERENCES[request.node.callspec.params["project"]](pred, y, trainer.meta)
+    assert next(iter(expected)) in scores and trainer.key_metric in expected
+    assert scores.keys() == {"loss", *expected}
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_macro_f1_equals_scikit_learn_with_absent_classes() -> None:
+    y, pred = torch.tensor([0, 0, 1, 1, 4]), torch.tensor([0, 1, 1, 1, 0])
+    score = MacroF1(6)
+    for part in (slice(0, 3), slice(3, 5)):
+        score.update(nn.functional.one_hot(pred[part], 6).float(), y[part])
+    assert float(score.compute()) == pytest.approx(metrics.f1_score(y, pred, average="macro"), abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:No positive class:UserWarning")
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_of_labels_equal_scikit_learn_with_ties_and_a_label_that_never_occurs(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    pred = torch.randint(-3, 4, (37, 4), generator=generator) / 2
+    y = (torch.rand(37, 4, generator=generator) < torch.tensor([0.5, 0.1, 0.9, 0.0])).float()
+    average_precision = metrics.average_precision_score(y, pred, average="macro")
+    for score, expected in (
+        (MeanAveragePrecision(), average_precision),
+        (F1(micro=True), metrics.f1_score(y, pred > 0, average="micro")),
+        (F1(micro=False), metrics.f1_score(y, pred > 0, average="macro", zero_division=0)),
+    ):
+        for part in torch.arange(37).split(10):
+            score.update(pred[part], y[part])
+        assert float(score.compute()) == pytest.approx(expected, abs=1e-9)
+
+
+# ---- what every task can do ----
+
+
+def test_the_whole_network_runs_without_the_project(trainer: Any, tmp_path: Path) -> None:
+    trainer.save_model(tmp_path / "whole.pt2")
+    x, _ = next(iter(trainer.eval_loader))
+    program = torch.export.load(str(tmp_path / "whole.pt2")).module()
+    for batch in (x[:5], x[:2], x):
+        torch.testing.assert_close(program(batch), trainer.inference(batch), rtol=1e-3, atol=1e-4)
+
+
+def test_a_summary_of_every_part_is_shown(trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer.get_model_info(trainer.example_input())
+    shown = capsys.readouterr().out
+    assert all(f"part {part}" in shown for part in range(3)) and "no summary" not in shown, shown
+
+
+def test_what_is_held_out_follows_from_the_seed_alone(own: Any) -> None:
+    first, again, other = (
+        own.task.load_data(own.config.parse_config([*SMALL, "--seed", seed]))[0] for seed in ("3", "3", "4")
+    )
+    assert torch.equal(first["val"].rows, again["val"].rows)
+    assert not torch.equal(first["val"].rows, other["val"].rows)
+    assert not set(first["val"].rows.tolist()) & set(first["train"].rows.tolist())
+
+
+def test_weights_know_all_that_prediction_needs(own: Any, trainer: Any, tmp_path: Path) -> None:
+    trainer.save_state(tmp_path / "best.pth", optim=False)
+    meta = checkpoint.load(tmp_path / "best.pth")["meta"]
+    assert meta == trainer.meta
+    parts = own.task.build_model_list(meta, 3)
+    for part, trained in zip(parts, trainer.model_list, strict=True):
+        part.load_state_dict(trained.state_dict())
+
+
+def test_data_that_is_not_there_is_named(own: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=path.name) as caught:
+            own.task.load_data(own.config.Config(data=str(path)))
+        assert "\n" not in str(caught.value)
+
+
+# ---- tables ----
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_tables_are_read_with_any_separator_quotes_and_line_ends(separator: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    lines = [["a", "b"], ["1", '"x\ny"'], ['"say ""hi"""', ""], [], ["é", "2"]]
+    path.write_bytes("\ufeff".encode() + "\r\n".join(separator.join(line) for line in lines).encode())
+    table = read_table(path)
+    assert table.names == ["a", "b"]
+    assert table.rows == [["1", "x\ny"], ['say "hi"', ""], ["é", "2"]]
+    assert table.place(2) == f"{path}:6"
+
+
+def test_a_stray_quote_in_a_tsv_file_is_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "table.tsv"
+    path.write_text('label\ttext\nham\t"oh" he said\nspam\t"win\nham\tlate "ok"\n', encoding="utf-8")
+    assert read_table(path).rows == [["ham", '"oh" he said'], ["spam", '"win'], ["ham", 'late "ok"']]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"a,b\n1\n", r"table\.csv:2: 1 cells where the first line has 2"),
+        (b'a,b\n1,"open\n2,3\n', "is not a table"),
+        (b"a,b\n1,\xff\n", r"is not UTF-8 \(byte 0xff in line 2\)"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_table(tmp_path / "table.csv")
