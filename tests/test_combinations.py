@@ -6,20 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import COMBINATIONS, QUESTIONS, SOURCE, Render
+from conftest import COMBINATIONS, MODULES, QUESTIONS, SOURCE, Render
 from scripts import run_script
 
 FILES = {
     ".cookiecutter.yaml", ".gitignore", "LICENSE", "README.md", "config.py", "predict.py", "pyproject.toml", "task.py",
     "train.py", "tests/test_project.py", "tests/test_task.py",
 }  # fmt: skip
-MODULES = {
-    "image_classification": {"backbones.py", "confusion.py", "images.py", "squares.py"},
-    "multilabel_classification": {"backbones.py", "images.py", "label_scores.py", "squares.py", "tables.py"},
-    "regression": {"features.py", "tables.py"},
-    "segmentation": {"confusion.py", "images.py", "pairs.py", "unet.py"},
-    "text_classification": {"confusion.py", "tables.py", "transformer.py"},
-}
 ENGINE = {path.relative_to(SOURCE).as_posix() for path in (SOURCE / "engine").glob("*.py")}
 VARIES = {
     ".cookiecutter.yaml",
@@ -48,8 +41,11 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_has_exactly_its_files_and_the_engine_unchanged(project: Path, answers: dict[str, str]) -> None:
-    assert files_in(project) == FILES | ENGINE | MODULES.get(answers["task_type"], set())
+def test_has_exactly_its_files_and_the_engine_unchanged(project: Path) -> None:
+    tasks_own = files_in(project) - FILES - ENGINE
+    code = "".join(path.read_text("utf-8") for path in project.glob("*.py"))
+    assert all(f"from {Path(name).stem} import" in code for name in tasks_own), tasks_own
+    assert files_in(project) == FILES | ENGINE | {name for name in tasks_own if (MODULES / name).exists()}
     for name in ENGINE:
         assert (project / name).read_bytes() == (SOURCE / name).read_bytes(), name
 

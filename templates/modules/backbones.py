@@ -1,6 +1,7 @@
 """Networks from images to a vector of features: a small residual one, and torchvision's, with pretrained weights."""
 
 import math
+from difflib import get_close_matches
 from typing import Any
 from urllib.error import URLError
 
@@ -67,7 +68,8 @@ def of_torchvision(name: str, pretrained: bool) -> tuple[list[nn.Module], list[n
 
     known = [known for known in models.list_models(models) if known.startswith(FAMILIES)]
     if name not in known:
-        raise UserError(f"--backbone {name} is unknown; choose small or one of {', '.join(known)}")
+        near = ", ".join(get_close_matches(name, known, 3)) or "resnet18, convnext_tiny, efficientnet_b0"
+        raise UserError(f"--backbone {name} is unknown; choose small, or a torchvision network such as {near}")
     network: Any = models.get_model(name, weights=None)
     if pretrained:
         try:

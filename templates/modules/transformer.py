@@ -1,25 +1,46 @@
-"""The network for texts: bytes to vectors, a Transformer encoder, a linear layer on the mean of what it returns."""
+"""The network for texts: vectors for bytes and what precedes them, a Transformer encoder, logits from the mean."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.network import Fp32Linear
 
 STRIDE = 4  # bytes that become one position of the Transformer
+NGRAMS = (2, 3, 4, 6)  # bytes that have a vector together, beside that of each byte
+BUCKETS = 2**16  # vectors that all n-grams share
+
+
+def hash_ngrams(x: Tensor, n: int) -> Tensor:
+    """The bucket, 1 to BUCKETS - 1, of the n bytes that end at each place of x (B, L); 0 for padding."""
+    code = torch.full_like(x, n)
+    for before in range(n):
+        code = (code * 263 + F.pad(x, (before, 0))[:, : x.shape[1]]) % (BUCKETS - 1)
+    return (code + 1).where(x > 0, 0)
 
 
 class Embed(nn.Module):
-    """From bytes (B, L) to a vector for every four of them and the three around, and which of these are text."""
+    """From bytes (B, L) to a vector for every four of them, and which of these are text.
 
-    def __init__(self, width: int, max_length: int) -> None:
+    A byte's vector is the sum of its own and of those of the n-grams that end there, found by hashing as in the Byte
+    Latent Transformer (Pagnoni et al. 2024). Four make the mean of theirs plus a convolution over them and around.
+    """
+
+    def __init__(self, width: int, max_length: int, dropout: float) -> None:
         super().__init__()
         self.bytes = nn.Embedding(257, width, padding_idx=0)
-        self.conv = nn.Conv1d(width, width, 7, STRIDE, padding=3)
+        self.ngrams = nn.Embedding(BUCKETS, width, padding_idx=0)
+        self.ngrams.weight.data *= len(NGRAMS) ** -0.5
+        self.dropout = nn.Dropout(dropout)
+        self.conv = nn.Conv1d(width, width, 2 * STRIDE - 1, STRIDE, padding=STRIDE - 1)
         self.positions = nn.Parameter(0.02 * torch.randn(-(-max_length // STRIDE), width))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Padding is embedded as zeros, so how far a batch is padded changes nothing.
-        h = nn.functional.gelu(self.conv(self.bytes(x).mT).mT)
+        # Padding is zero everywhere, so how far a batch is padded changes nothing.
+        x = F.pad(x, (0, -x.shape[1] % STRIDE))
+        h = self.bytes(x) + torch.stack([self.ngrams(hash_ngrams(x, n)) for n in NGRAMS]).sum(0)
+        h = self.dropout(h)
+        h = h.unflatten(1, (-1, STRIDE)).mean(2) + F.gelu(self.conv(h.mT).mT)
         return h + self.positions[: h.shape[1]], x[:, ::STRIDE] > 0
 
 
@@ -28,9 +49,10 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int, layers: int, dropout: float) -> None:
         super().__init__()
-        heads = next(heads for heads in (8, 4, 2, 1) if width % heads == 0 and width >= 16 * heads or heads == 1)
+        heads = next(heads for heads in (8, 4, 2, 1) if width % heads == 0 and width >= 32 * heads or heads == 1)
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        layer.self_attn.dropout = 0.0  # drawing it for every pair of positions would take most of the time on a CPU
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
     def forward(self, inp: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         h, is_text = inp
@@ -42,10 +64,11 @@ class Classify(nn.Module):
 
     def __init__(self, width: int, classes: int, dropout: float) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.linear = Fp32Linear(width, classes)
 
     def forward(self, inp: tuple[Tensor, Tensor]) -> Tensor:
         h, is_text = inp
         counted = is_text.unsqueeze(2)
-        return self.linear(self.dropout((h * counted).sum(1) / counted.sum(1)))
+        return self.linear(self.dropout(self.norm((h * counted).sum(1) / counted.sum(1))))

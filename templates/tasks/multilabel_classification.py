@@ -165,9 +165,9 @@ class Settings:
     backbone: str = "small"  # small (residual, for 32 pixels and more), or one of torchvision's, as resnet18
     from_scratch: bool = False  # start a torchvision backbone with random weights even where pretrained ones can be had
     width: int = 32  # channels of small's first convolution; the cost grows with its square
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd uses Nesterov momentum
-    lr: tuple[float, ...] = (0.1,)  # base learning rate: one for all parts, or one per part
-    weight_decay: float = 5e-4  # on weights of two and more dimensions; biases and normalisation have none
+    optimizer: Literal["sgd", "adamw"] = "adamw"  # sgd uses Nesterov momentum
+    lr: tuple[float, ...] = (0.003,)  # base learning rate: one for all parts, or one per part
+    weight_decay: float = 0.01  # on weights of two and more dimensions; biases and normalisation have none
 
 
 # ==== tests/test_task.py ====
@@ -228,7 +228,7 @@ README = """\
 
     python train.py                                  # synthetic images, made up on the spot
     python train.py --data FOLDER                    # your own images
-    python train.py --data FOLDER --backbone resnet18 --image_size 224 --lr 0.01
+    python train.py --data FOLDER --backbone resnet18 --image_size 224 --lr 0.001
 
 Your own images lie beside a table of their labels:
 

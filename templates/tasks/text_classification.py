@@ -50,7 +50,7 @@ def build_model_list(meta: dict[str, Any], num_parts: int) -> list[nn.Module]:
     """The network, from bytes (B, L) to logits (B, classes), in `num_parts` parts."""
     w, dropout = meta["width"], meta["dropout"]
     head = Classify(w, len(meta["classes"]), dropout)
-    return merge_stages([Embed(w, meta["max_length"]), Encoder(w, meta["layers"], dropout), head], num_parts)
+    return merge_stages([Embed(w, meta["max_length"], dropout), Encoder(w, meta["layers"], dropout), head], num_parts)
 
 
 # ---- data ----
@@ -189,10 +189,10 @@ class Settings:
     max_length: int = 512  # bytes after which a text is cut
     batch_size: int = 32  # texts per batch
     width: int = 128  # size of the vector at each position
-    layers: int = 3  # of the Transformer
-    dropout: float = 0.1  # part of the units that is left out in each update
+    layers: int = 2  # of the Transformer
+    dropout: float = 0.3  # part of the units that is left out in each update
     optimizer: Literal["sgd", "adamw"] = "adamw"  # sgd uses Nesterov momentum
-    lr: tuple[float, ...] = (0.001,)  # base learning rate: one for all parts, or one per part
+    lr: tuple[float, ...] = (0.002,)  # base learning rate: one for all parts, or one per part
     weight_decay: float = 0.05  # on weights of two and more dimensions; biases and normalisation have none
 
 
