@@ -1,18 +1,23 @@
 """Every task: scores that equal scikit-learn's, whole networks that export, splits and refusals of bad data."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import images
 import pytest
 import torch
 from conftest import QUESTIONS, Render, modules_of
 from confusion import MacroF1
 from engine import UserError, checkpoint
+from engine.data import EpochBatches
+from features import describe_columns, encode
 from label_scores import F1, MeanAveragePrecision
+from PIL import ExifTags, Image
 from sklearn import metrics
-from tables import read_table
+from tables import Table, read_table
 from torch import Tensor, nn
 
 SMALL = ["--data", "synthetic", "--precision", "fp32", "--width", "8", "--batch_size", "48", "--lr", "0.02"]
@@ -53,7 +58,7 @@ def multiclass(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float
     return {"acc": metrics.accuracy_score(y, found), "f1": metrics.f1_score(y, found, average="macro")}
 
 
-def images(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
+def top_five(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
     """The same, with the first five classes."""
     top5 = metrics.top_k_accuracy_score(y, pred, k=5, labels=range(pred.shape[1]))
     return {"acc_top5": top5, **multiclass(pred, y, meta)}
@@ -80,7 +85,7 @@ def pixels(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
 
 
 REFERENCES: dict[str, Callable[[Tensor, Tensor, dict[str, Any]], dict[str, float]]] = {
-    "image_classification": images,
+    "image_classification": top_five,
     "multilabel_classification": multilabel,
     "regression": regression,
     "segmentation": pixels,
@@ -168,6 +173,74 @@ def test_data_that_is_not_there_is_named(own: Any, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_run_does_not_go_on_with_other_data(own: Any, tmp_path: Path) -> None:
+    flags = ["--ckpt_dir", str(tmp_path), "--epochs", "1", "--warm_up_mode", "none"]
+    own.train.train([*SMALL, *flags])
+    [state] = tmp_path.glob("*/epoch1.pth")
+    whole = checkpoint.load(state)
+    name = sorted(whole["meta"])[0]
+    checkpoint.save({**whole, "meta": {**whole["meta"], name: ["other"]}}, state)
+    with pytest.raises(UserError, match=f"trained on other data: '{name}' differs"):
+        own.train.train(["--resume", "auto", "--ckpt_dir", str(tmp_path), "--epochs", "2"])
+
+
+def test_predict_refuses_an_output_or_checkpoint_that_cannot_be(own: Any, trainer: Any, tmp_path: Path) -> None:
+    best, given = tmp_path / "best.pth", tmp_path / "given"
+    given.mkdir()
+    trainer.save_state(best, optim=False)
+    for output in (given, tmp_path / "none" / "x.csv", best):
+        with pytest.raises(UserError, match="--output"):
+            own.predict.predict(own.predict.Arguments((best,), best, output))
+    with pytest.raises(UserError, match="nothing to predict on" if hasattr(own, "images") else "cannot be read"):
+        own.predict.predict(own.predict.Arguments((given,), best, tmp_path / "x.csv"))
+    checkpoint.save({**checkpoint.load(best), "meta": {"task": "other"}}, best)
+    with pytest.raises(UserError, match="is of another task"):
+        own.predict.predict(own.predict.Arguments((given,), best, tmp_path / "x.csv"))
+
+
+@pytest.mark.parametrize(("samples", "batch_size"), [(9, 4), (7, 3), (8, 4), (1, 4), (5, 1), (3, 2), (10, 16)])
+def test_every_sample_is_in_one_batch_and_none_is_alone(samples: int, batch_size: int) -> None:
+    batches = list(EpochBatches(samples, batch_size, seed=0))
+    assert len(batches) == len(EpochBatches(samples, batch_size, seed=0)) == -(-samples // batch_size)
+    assert sorted(sum(batches, [])) == list(range(samples))
+    assert all(len(batch) <= batch_size for batch in batches)
+    assert samples == 1 or batch_size < 3 or min(map(len, batches)) > 1
+
+
+# ---- images ----
+
+
+def test_images_are_seen_upright_and_in_8_bits_and_hidden_files_are_left_out(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (8, 4), "black")
+    picture.paste("white", (0, 0, 4, 4))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    picture.save(tmp_path / "photo.JPG", exif=exif, quality=100, subsampling=0)
+    with images.opened(tmp_path / "photo.JPG") as photo:
+        assert images.upright_size(photo) == (4, 8)
+        upright = images.to_tensor(images.to_rgb(photo))
+    assert upright.shape == (3, 8, 4) and upright[:, :4].min() > 240 and upright[:, 4:].max() < 15
+
+    depth = Image.new("I;16", (4, 4), 128 * 256)
+    depth.save(tmp_path / "deep.png")
+    with images.opened(tmp_path / "deep.png") as deep:
+        assert images.to_tensor(images.to_rgb(deep)).unique().tolist() == [128]
+
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/0.png", "._0.png"):
+        depth.save(tmp_path / name)
+    assert [path.name for path in images.find_images(tmp_path)] == ["deep.png", "photo.JPG"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a link")
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    for folder in ("real", "data"):
+        (tmp_path / folder).mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "real" / "1.png")
+    (tmp_path / "data" / "cat").symlink_to(tmp_path / "real")
+    assert images.find_images(tmp_path / "data") == [tmp_path / "data" / "cat" / "1.png"]
+
+
 # ---- tables ----
 
 
@@ -186,6 +259,43 @@ def test_a_stray_quote_in_a_tsv_file_is_a_character(tmp_path: Path) -> None:
     path = tmp_path / "table.tsv"
     path.write_text('label\ttext\nham\t"oh" he said\nspam\t"win\nham\tlate "ok"\n', encoding="utf-8")
     assert read_table(path).rows == [["ham", '"oh" he said'], ["spam", '"win'], ["ham", 'late "ok"']]
+    path.write_text('label\ttext\nham\t"so\nspam\twin\nham\tlate"\n', encoding="utf-8")
+    assert read_table(path).rows == [["ham", '"so'], ["spam", "win"], ["ham", 'late"']]
+
+
+def test_the_separator_is_the_one_that_cuts_all_lines_alike(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text('"a, in m";target\n1;2\n3;4\n  ;\n', encoding="utf-8")
+    table = read_table(path)
+    assert table.names == ["a, in m", "target"] and table.rows == [["1", "2"], ["3", "4"]]
+
+
+def test_a_column_name_that_is_there_twice_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("a,b,a\n1,2,3\n", encoding="utf-8")
+    table = read_table(tmp_path / "table.csv")
+    assert table.number("b", "") == 1
+    with pytest.raises(UserError, match="has 2 columns 'a'"):
+        table.number("a", "")
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (["0,5", "1,25"] * 15, "decimals have a point"),
+        ([str(number) for number in range(30)] + ["12a"], "'12a' where other rows have numbers"),
+    ],
+)
+def test_numbers_that_cannot_be_read_do_not_become_texts(cells: list[str], words: str) -> None:
+    table = Table(Path("t.csv"), ["a", "y"], [[cell, "1"] for cell in cells], list(range(2, len(cells) + 2)))
+    with pytest.raises(UserError, match=words):
+        describe_columns(table, "y", range(len(cells)))
+
+
+def test_features_are_standardised_imputed_and_marked_by_the_training_rows() -> None:
+    rows = [["1", "x", "y"], ["3", "z", "y"], ["", "x", "y"], ["100", "new", "y"]]
+    table = Table(Path("t.csv"), ["a", "b", "y"], rows, [2, 3, 4, 5])
+    features = encode(table, describe_columns(table, "y", [0, 1, 2]))
+    assert features.tolist() == [[-1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [98, 0, 0, 0, 1]]
 
 
 @pytest.mark.parametrize(

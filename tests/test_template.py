@@ -85,7 +85,8 @@ def test_every_task_is_one_file_and_one_choice() -> None:
 
 
 def test_every_module_belongs_to_a_task_and_has_its_place_in_the_project() -> None:
-    tasks = "".join(path.read_text("utf-8") for path in (ROOT / "templates" / "tasks").glob("*.py"))
+    users = [path for folder in ("tasks", "modules") for path in (ROOT / "templates" / folder).glob("*.py")]
+    tasks = "".join(path.read_text("utf-8") for path in users)
     for path in (ROOT / "templates" / "modules").iterdir():
         assert f"from {path.stem} import" in tasks, path
         [place] = SOURCE.glob(f"*module('{path.name}')*")

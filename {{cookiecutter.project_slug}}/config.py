@@ -76,6 +76,8 @@ PARTS = ("momentum", "_fraction", "_smoothing", "dropout")  # what their names e
 
 def check_numbers(config: Config) -> None:
     """Raises a UserError for the first number outside its range."""
+    if config.seed >= 2**43:
+        raise UserError(f"--seed {config.seed} must be below {2**43}")
     for name, value in asdict(config).items():
         for number in value if name == "lr" else [value]:
             if isinstance(number, str):

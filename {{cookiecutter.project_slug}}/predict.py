@@ -24,8 +24,10 @@ def predict(arguments: Arguments) -> None:
     """Reads the weights, then inputs batch by batch, and writes a row for each."""
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} must be 1 or more")
-    if not arguments.output.parent.is_dir():
-        raise UserError(f"--output {arguments.output}: there is no folder {arguments.output.parent}")
+    if not arguments.output.parent.is_dir() or arguments.output.is_dir():
+        raise UserError(f"--output {arguments.output} must be a file in a folder that exists")
+    if any(path.exists() and path.resolve() == arguments.output.resolve() for path in arguments.inputs):
+        raise UserError(f"--output {arguments.output} is one of the inputs; give it another name")
     from engine import checkpoint
     from engine.devices import pick_device
     from engine.trainer import Trainer
@@ -35,13 +37,17 @@ def predict(arguments: Arguments) -> None:
     parts, meta = checkpoint.num_parts(state), state["meta"]
     trainer = Trainer()
     trainer.device = pick_device(arguments.device)
-    trainer.model_list = build_model_list(meta, parts)
+    try:
+        trainer.model_list = build_model_list(meta, parts)
+    except KeyError as missing:
+        raise UserError(f"checkpoint {arguments.checkpoint} is of another task: it has no {missing}") from missing
     trainer.load_state(arguments.checkpoint, optim=False)
 
+    arguments.output.unlink(missing_ok=True)
     written = 0
     for names, batch in read_inputs(arguments.inputs, meta, arguments.batch_size):
         rows = to_rows(names, trainer.inference(batch), meta, arguments.output)
-        # Batch by batch: where an input cannot be read, what came before it is in the file.
+        # Batch by batch: where an input cannot be read, the batches before it are in the file.
         write_table(rows, arguments.output, new=not written)
         print_table(rows, header=not written)
         written += len(rows)
@@ -52,7 +58,7 @@ def predict(arguments: Arguments) -> None:
 
 def write_table(rows: list[dict[str, str]], path: Path, new: bool) -> None:
     """Writes rows into a new CSV file, below a header, or adds them to it."""
-    with path.open("w" if new else "a", newline="", encoding="utf-8") as file:
+    with path.open("w" if new else "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         if new:
             writer.writeheader()

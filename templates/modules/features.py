@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine import UserError
 from tables import Table
 
-MISSING = {"", "?", "na", "n/a", "nan", "none", "null"}  # cells without a value, in lower case
+MISSING = {"", "?", "-", "na", "n/a", "nan", "none", "null"}  # cells without a value, in lower case
 MOST_VALUES = 50  # of a text column that become features; the rest share one
 
 
@@ -30,25 +30,42 @@ def describe_columns(table: Table, target: str, rows: Sequence[int]) -> list[dic
         UserError: a text among numbers, or no column that can be used.
     """
     columns: list[dict[str, Any]] = []
-    if len(set(table.names)) < len(table.names):
-        raise UserError(f"{table.path} has two columns of the same name among {table.names}; rename one")
     for name in table.names:
-        cells = [] if name == target else table.column(table.names.index(name))
-        values = [cells[row] for row in rows if cells and cells[row].lower() not in MISSING]
-        numbers = torch.tensor([as_number(value) for value in values], dtype=torch.float64)
-        texts = Counter(values)
-        if numbers.isfinite().sum() > 0.9 * len(values):
-            column = {"name": name, "mean": numbers.nanmean().item(), "std": 1.0, "missing": len(values) < len(rows)}
-            columns.append(column)
-            spread = (encode_numbers(table, column)[rows, 0]).std(correction=0).item()
-            column["std"] = spread or 1.0
-        elif len(texts) > MOST_VALUES and len(texts) > len(values) / 2:
-            print(f"column {name!r} is left out: {len(texts):,} different texts in {len(values):,} rows")
-        elif values:
+        cells = table.column(table.number(name, "its first line"))
+        present = [row for row in rows if cells[row].lower() not in MISSING]
+        if name == target or not present:
+            continue
+        if is_number(table, name, present):
+            numbers = torch.tensor([float(cells[row]) for row in present], dtype=torch.float64)
+            std = numbers.std(correction=0).item() or 1.0
+            gaps = len(present) < len(rows)
+            columns.append({"name": name, "mean": numbers.mean().item(), "std": std, "missing": gaps})
+            continue
+        texts = Counter(cells[row] for row in present)
+        if len(texts) > MOST_VALUES and len(texts) > len(present) / 2:
+            print(f"column {name!r} is left out: {len(texts):,} different texts in {len(present):,} rows")
+        else:
             columns.append({"name": name, "values": [value for value, _ in texts.most_common(MOST_VALUES)]})
     if not columns:
         raise UserError(f"{table.path} has no column to predict {target!r} from")
+    for kind, has in (("numbers", "mean"), ("texts", "values")):
+        print(f"columns of {kind}: " + (", ".join(column["name"] for column in columns if has in column) or "none"))
     return columns
+
+
+def is_number(table: Table, name: str, rows: Sequence[int]) -> bool:
+    """Whether a column holds numbers; a UserError names a cell that is none where many different others are."""
+    cells = table.column(table.number(name, "its first line"))
+    odd = [row for row in rows if not math.isfinite(as_number(cells[row]))]
+    numbers = {cells[row] for row in rows} - {cells[row] for row in odd}
+    if odd and all(math.isfinite(as_number(cells[row].replace(",", "."))) for row in odd):
+        raise UserError(f"{table.place(odd[0])}: {name!r} is {cells[odd[0]]!r}; decimals have a point, not a comma")
+    if odd and len(odd) <= len(rows) / 2 and len(numbers) > 20:
+        raise UserError(
+            f"{table.place(odd[0])}: {name!r} is {cells[odd[0]]!r} where other rows have numbers; "
+            "correct it, leave it empty where it is missing, or take the column out"
+        )
+    return not odd
 
 
 def num_features(column: dict[str, Any]) -> int:
@@ -58,23 +75,21 @@ def num_features(column: dict[str, Any]) -> int:
 
 def encode_numbers(table: Table, column: dict[str, Any]) -> Tensor:
     """Standardised numbers, shape (N, 1), missing ones as the mean; with a second feature, 1 where it was missing."""
-    cells = table.column(table.number(column["name"], "the file's first line"))
+    cells = table.column(table.number(column["name"], "its first line"))
     numbers = torch.tensor([as_number(cell) for cell in cells], dtype=torch.float64)
-    missing = torch.tensor([cell.lower() in MISSING for cell in cells])
-    for row in ((~missing & ~numbers.isfinite()).nonzero().flatten().tolist())[:1]:
-        raise UserError(
-            f"{table.place(row)}: {column['name']!r} is {cells[row]!r} where other rows have numbers; "
-            "correct it or leave it empty"
-        )
+    missing = torch.tensor([cell.lower() in MISSING for cell in cells], dtype=torch.bool)
     numbers = ((numbers - column["mean"]) / column["std"]).where(~missing, 0.0)
+    for row in (~numbers.float().isfinite()).nonzero().flatten().tolist()[:1]:
+        raise UserError(f"{table.place(row)}: {column['name']!r} is {cells[row]!r}; it must be a number or empty")
     return torch.stack([numbers, missing.double()], 1)[:, : num_features(column)]
 
 
 def encode_texts(table: Table, column: dict[str, Any]) -> Tensor:
     """A one in the place of each row's text, shape (N, V + 1); the last place is of missing and unknown ones."""
     place = {text: number for number, text in enumerate(column["values"])}
-    cells = table.column(table.number(column["name"], "the file's first line"))
-    return nn.functional.one_hot(torch.tensor([place.get(cell, len(place)) for cell in cells]), len(place) + 1)
+    cells = table.column(table.number(column["name"], "its first line"))
+    places = torch.tensor([place.get(cell, len(place)) for cell in cells], dtype=torch.long)
+    return nn.functional.one_hot(places, len(place) + 1)
 
 
 def encode(table: Table, columns: list[dict[str, Any]]) -> Tensor:

@@ -1,11 +1,12 @@
 """Image files: finding them, and reading them with one clear line for those that cannot be read."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from engine import UserError
@@ -15,10 +16,17 @@ FITS_INTO_MEMORY = 2**31  # bytes of pixels that are read once and kept; more ar
 
 
 def find_images(path: Path) -> list[Path]:
-    """The image files in a folder and below, or the file itself; a UserError where there is neither."""
+    """The image files in a folder and below, hidden ones left out, or the file itself; a UserError for neither."""
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_TYPES)
+    if path.is_file():
+        return [path]
+    found: list[Path] = []
+    for folder, folders, names in os.walk(path, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files = [Path(folder, name) for name in names if not name.startswith(".")]
+        found += [file for file in files if file.suffix.lower() in IMAGE_TYPES]
+    return sorted(found)
 
 
 @contextmanager
@@ -31,6 +39,19 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"image {path} cannot be read ({error}); repair or remove it") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image as cameras say that it is to be seen."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.height, image.width) if turned else image.size
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image as it is to be seen, in three channels of 8 bits; 16 bits are scaled down to them."""
+    if image.mode.startswith("I"):
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from engine import UserError
 from engine.data import Rows
 from engine.seeding import epoch_generator
-from images import find_images, opened, to_tensor
+from images import find_images, opened, to_rgb, to_tensor, upright_size
 
 Pair = tuple[Tensor, Tensor]  # bytes of shape (3, H, W), and class numbers as bytes of shape (H, W)
 
@@ -96,8 +96,8 @@ def scaled_size(size: tuple[int, int], image_size: int) -> tuple[int, int]:
 def read_image(path: Path, image_size: int) -> Tensor:
     """An image as bytes of shape (3, H, W), scaled down to `image_size`; a UserError where it cannot be read."""
     with opened(path) as image:
-        size = scaled_size(image.size, image_size)
-        return to_tensor(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+        upright = to_rgb(image)
+        return to_tensor(upright.resize(scaled_size(upright.size, image_size), Image.Resampling.BILINEAR))
 
 
 def read_mask(path: Path, image_size: int) -> Tensor:
@@ -113,34 +113,40 @@ def read_mask(path: Path, image_size: int) -> Tensor:
         return torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8).view(pixels.height, pixels.width)
 
 
+def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files by their names without ending; a UserError where two have the same."""
+    stems: dict[str, Path] = {}
+    for path in paths:
+        if stems.setdefault(path.stem, path) != path:
+            raise UserError(f"{stems[path.stem]} and {path} have the same stem, by which images find their masks")
+    return stems
+
+
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     """The files in images/ and the masks of the same stems in masks/.
 
     Raises:
-        UserError: no images, two of the same stem, or one without a mask.
+        UserError: no images, two of the same stem, one without a mask, or a mask in JPEG, which blurs class numbers.
     """
-    images = find_images(folder / "images")
-    masks = {path.stem: path for path in find_images(folder / "masks")}
-    stems: dict[str, Path] = {}
-    for image in images:
-        if image.stem in stems:
-            raise UserError(f"{image} and {stems[image.stem]} would share a mask; rename one")
-        if image.stem not in masks:
-            raise UserError(f"{image} has no mask {folder / 'masks' / image.stem}.png")
-        stems[image.stem] = image
+    images, masks = (by_stem(find_images(folder / name)) for name in ("images", "masks"))
     if not images:
         raise UserError(f"{folder / 'images'} has no images")
-    return [(image, masks[image.stem]) for image in images]
+    for stem, image in images.items():
+        if stem not in masks:
+            raise UserError(f"{image} has no mask {folder / 'masks' / stem}.png")
+        if masks[stem].suffix.lower() in (".jpg", ".jpeg"):
+            raise UserError(f"mask {masks[stem]} is JPEG, which blurs class numbers; save masks as PNG")
+    return [(image, masks[stem]) for stem, image in images.items()]
 
 
 def check_pair(files: tuple[Path, Path]) -> tuple[tuple[int, int], set[int]]:
     """Width and height of a pair, and the class numbers in its mask; a UserError where image and mask differ."""
     image_path, mask_path = files
     with opened(image_path) as image, opened(mask_path) as mask:
-        if image.size != mask.size:
-            sizes = "{} x {} pixels, its image {} {} x {}".format(*mask.size, image_path, *image.size)
+        size = upright_size(image)
+        if size != mask.size:
+            sizes = "{} x {} pixels, its image {} {} x {}".format(*mask.size, image_path, *size)
             raise UserError(f"mask {mask_path} has {sizes}")
-        size = image.size
     return size, set(read_mask(mask_path, max(size)).unique().tolist())
 
 

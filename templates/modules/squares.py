@@ -14,7 +14,7 @@ from torch import Tensor
 from engine import UserError
 from engine.data import Rows
 from engine.seeding import epoch_generator
-from images import FITS_INTO_MEMORY, opened, to_tensor
+from images import FITS_INTO_MEMORY, opened, to_rgb, to_tensor
 
 
 class SquareFiles:
@@ -67,18 +67,18 @@ def shift_and_mirror(x: Tensor, draws: Tensor) -> Tensor:
 
 
 def read_square(path: Path, size: int) -> Tensor:
-    """A file as bytes of shape (3, size, size): the shorter side is resized to `size`, the centre is cut out.
+    """A file as bytes of shape (3, size, size): the square in its centre, resized.
 
     Raises:
         UserError: not an image, or a damaged one.
     """
     with opened(path) as image:
         image.draft("RGB", (size, size))  # JPEG files are decoded at no more than the resolution that is needed
-        scale = size / min(image.size)
-        width, height = (max(size, round(scale * side)) for side in image.size)
-        left, top = (width - size) // 2, (height - size) // 2
-        small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-        return to_tensor(small.crop((left, top, left + size, top + size)))
+        upright = to_rgb(image)
+        side = min(upright.size)
+        left, top = (upright.width - side) // 2, (upright.height - side) // 2
+        box = (left, top, left + side, top + side)
+        return to_tensor(upright.resize((size, size), Image.Resampling.BILINEAR, box))
 
 
 def read_squares(paths: Sequence[Path], size: int, keep: bool) -> Any:
@@ -89,10 +89,11 @@ def read_squares(paths: Sequence[Path], size: int, keep: bool) -> Any:
         return torch.stack(list(pool.map(read_square, paths, [size] * len(paths))))
 
 
-def check_size(image_size: int) -> None:
-    """Raises a UserError for a size that no network here can work with."""
-    if 0 < image_size < 16:
-        raise UserError(f"--image_size {image_size} is too small for the network; give 16 or more")
+def check_size(image_size: int, backbone: str) -> None:
+    """Raises a UserError for images too small for the network."""
+    least = 16 if backbone == "small" else 32
+    if 0 < image_size < least:
+        raise UserError(f"--image_size {image_size} is too small for the network; give {least} or more")
 
 
 def read_splits(files: dict[str, list[Path]], image_size: int) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ class Table:
     lines: list[int]  # line of the file where each row ends
 
     def number(self, name: str, flag: str) -> int:
-        """The number of the column of that name; a UserError that names the nearest where there is none."""
-        if name in self.names:
+        """The number of the column of that name; a UserError that names the nearest where there is none, or several."""
+        if self.names.count(name) == 1:
             return self.names.index(name)
+        if name in self.names:
+            raise UserError(f"{self.path} has {self.names.count(name)} columns {name!r}; rename all but one")
         near = get_close_matches(name, self.names, 1)
         guess = f"; did you mean {near[0]!r}?" if near else ";"
         columns = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
@@ -56,35 +60,53 @@ def read_text(path: Path) -> str:
 def read_table(path: Path) -> Table:
     """All rows of a file, the first of them as column names; empty lines are left out.
 
-    Cells are separated by what is most frequent in the first line of comma, semicolon, tab and bar. Quotes around a
-    cell are taken off; in TSV files, where they may be meant as they stand, only if all of them are in pairs.
+    Comma, semicolon, tab or bar separates cells, whichever cuts the first lines into equally many. Quotes around a
+    cell are taken off; in tables with tabs, where they may be meant as they stand, not if that gives cells of
+    several lines and all rows are as long without.
 
     Raises:
         UserError: no such file, not UTF-8, empty, a row with more or fewer cells than the first.
     """
     csv.field_size_limit(LONGEST_CELL)
     text = read_text(path)
-    first = text.lstrip().split("\n", 1)[0]
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(SEPARATORS, key=first.count)
+    first = text.split("\n", 1)[0]
+    likeliest = max(SEPARATORS, key=lambda separator: (cells_per_line(text, separator), first.count(separator)))
+    separator = "\t" if path.suffix.lower() == ".tsv" else likeliest
     try:
-        return parse(path, csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        table = parse(path, text, separator, csv.QUOTE_MINIMAL)
+        if separator == "\t" and any("\n" in cell for row in table.rows for cell in row):
+            with suppress(UserError):
+                return parse(path, text, separator, csv.QUOTE_NONE)
+        return table
     except csv.Error as error:
-        if separator != "\t":
-            raise UserError(f"{path} is not a table: {error}") from error
-        return parse(path, csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+        if separator == "\t":
+            return parse(path, text, separator, csv.QUOTE_NONE)
+        raise UserError(f"{path} is not a table: {error}") from error
 
 
-def parse(path: Path, reader: Any) -> Table:
-    """The rows of a csv.reader as a table."""
+def cells_per_line(text: str, separator: str) -> int:
+    """How many cells each of the first ten lines has with that separator; 0 for one, or where they differ."""
+    reader = csv.reader(io.StringIO(text[: 2**16], newline=""), delimiter=separator)
+    counts = {len(row) for row in islice(reader, 10) if any(map(str.strip, row))}
+    return counts.pop() if len(counts) == 1 and counts != {1} else 0
+
+
+def parse(path: Path, text: str, separator: str, quoting: Any) -> Table:
+    """The rows of a text as a table."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []
-    for row in reader:
-        if not any(row):
-            continue
-        if rows and len(row) != len(rows[0]):
-            raise UserError(f"{path}:{reader.line_num}: {len(row)} cells where the first line has {len(rows[0])}")
-        rows.append([cell.strip() for cell in row])
-        lines.append(reader.line_num)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            if rows and len(cells) != len(rows[0]):
+                raise UserError(f"{path}:{reader.line_num}: {len(cells)} cells where the first line has {len(rows[0])}")
+            rows.append(cells)
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise csv.Error(f"line {reader.line_num}, {error}") from error
     if not rows:
         raise UserError(f"{path} is empty; it needs column names and rows")
     return Table(path, rows[0], rows[1:], lines[1:])
@@ -105,13 +127,11 @@ def find_tables(data: str, train: Sequence[str] = ("train",)) -> dict[str, Path]
         return {"train": path}
     if not path.is_dir():
         raise UserError(f"--data {data} does not exist; give a CSV file, a folder with {train[0]}.csv, or synthetic")
-    found = {
-        split: path / (name + ending)
-        for split, names in {"train": train, "val": ("val",), "test": ("test",)}.items()
-        for name in names
-        for ending in (".tsv", ".csv")
-        if (path / (name + ending)).is_file()
-    }
+    found: dict[str, Path] = {}
+    for split, names in {"train": train, "val": ("val",), "test": ("test",)}.items():
+        for file in (path / (name + ending) for name in names for ending in (".csv", ".tsv")):
+            if file.is_file() and found.setdefault(split, file) != file:
+                raise UserError(f"{found[split]} and {file} are both there for {split}; remove one")
     if "train" not in found:
         raise UserError(f"--data {data}: there is no {' or '.join(name + '.csv' for name in train)} in this folder")
     return found

@@ -68,12 +68,13 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
 
     Without a val split a part of train is held out, `val_fraction` of every class; test never chooses the model.
     """
-    check_size(config.image_size)
+    check_size(config.image_size, config.backbone)
     splits, classes = SOURCES.get(config.data, read_own)(config)
     rows = choose_rows({name: labels for name, (_, labels) in splits.items()}, config.val_fraction, config.seed)
     data = {name: Rows(*splits[source], chosen) for name, (source, chosen) in rows.items()}
     colors = color_statistics(data["train"]) if config.backbone == "small" else IMAGENET
     size = data["train"].x[data["train"].rows[:1]].shape[-1]
+    check_size(size, config.backbone)
     meta = {"classes": classes, "image_size": size, "backbone": config.backbone, "width": config.width, **colors}
     sizes = ", ".join(f"{len(images):,} {name}" for name, images in data.items())
     print(f"data: {sizes} images of {size} pixels in {len(classes)} classes")
@@ -90,7 +91,10 @@ def read_own(config: Config) -> tuple[Splits, list[str]]:
     folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
     if not folders.get("train", root / "train").is_dir():
         raise UserError(f"--data {root}: there is no folder {root / 'train'}; give a folder with train/CLASS/* images")
-    found = {name: [file for file in find_images(folder) if file.parent != folder] for name, folder in folders.items()}
+    found = {name: find_images(folder) for name, folder in folders.items()}
+    for name, files in found.items():
+        for loose in [file for file in files if file.parent == folders[name]][:1]:
+            raise UserError(f"{loose} is in no CLASS folder; move it into one")
     names = {name: [f.relative_to(folders[name]).parts[0] for f in files] for name, files in found.items()}
     classes = sorted(set(names["train"]))
     if len(classes) < 2:
@@ -254,9 +258,9 @@ Your own images lie in one folder per class:
     FOLDER/val/CLASS/*.jpg        what chooses the best epoch; without it, a tenth of train does (--val_fraction)
     FOLDER/test/CLASS/*.jpg       what the best epoch is tested on at the end; may be missing
 
-or just in FOLDER/CLASS/. They may have any size: the shorter side is resized to `--image_size` (by default what is
-usual among them, 224 at most) and the centre is cut out. A torchvision backbone starts with pretrained weights where
-they can be downloaded; the first line of the run says whether.
+or just in FOLDER/CLASS/. They may have any size: the square in the centre is resized to `--image_size` (by default what is
+usual among them, 224 at most). A torchvision backbone starts with pretrained weights where
+they can be downloaded; a line of the run says whether.
 
 ## Predict
 

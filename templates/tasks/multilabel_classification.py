@@ -63,7 +63,7 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
 
     Without a val split a part of train is held out, of the images of every label; test never chooses the model.
     """
-    check_size(config.image_size)
+    check_size(config.image_size, config.backbone)
     splits, labels = make_synthetic(config) if config.data == "synthetic" else read_own(config)
     groups = {name: rarest_label(y) for name, (_, y) in splits.items()}
     rows = choose_rows(groups, config.val_fraction, config.seed)
@@ -74,6 +74,7 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
                 print(f"note: no image of {name} has the label {label!r}")
     colors = color_statistics(data["train"]) if config.backbone == "small" else IMAGENET
     size = data["train"].x[data["train"].rows[:1]].shape[-1]
+    check_size(size, config.backbone)
     meta = {"labels": labels, "image_size": size, "backbone": config.backbone, "width": config.width, **colors}
     sizes = ", ".join(f"{len(images):,} {name}" for name, images in data.items())
     print(f"data: {sizes} images of {size} pixels with {len(labels)} labels")
@@ -95,6 +96,7 @@ def read_own(config: Config) -> tuple[Splits, list[str]]:
     tables = {name: read_table(path) for name, path in find_tables(config.data, ("labels", "train")).items()}
     labels = tables["train"].names[1:]
     files: dict[str, list[Path]] = {}
+    places: dict[Path, str] = {}
     for name, table in tables.items():
         if not labels or set(labels) != set(table.names[1:]) or not table.rows:
             wanted = labels or "each label"
@@ -103,6 +105,8 @@ def read_own(config: Config) -> tuple[Splits, list[str]]:
         for row, file in enumerate(files[name]):
             if not file.is_file():
                 raise UserError(f"{table.place(row)}: {file} does not exist")
+            if places.setdefault(file, table.place(row)) != table.place(row):
+                raise UserError(f"{table.place(row)}: {file.name} is in {places[file]} already; an image has one row")
     truths = {name: read_labels(table, labels) for name, table in tables.items()}
     images = read_splits(files, config.image_size)
     return {name: (images[name], truths[name]) for name in files}, labels
@@ -110,7 +114,7 @@ def read_own(config: Config) -> tuple[Splits, list[str]]:
 
 def read_labels(table: Table, labels: list[str]) -> Tensor:
     """The labels of every row, 0.0 or 1.0, shape (N, L); a UserError names the first cell that is something else."""
-    columns = [table.column(table.names.index(label)) for label in labels]
+    columns = [table.column(table.number(label, "its first line")) for label in labels]
     for label, column in zip(labels, columns, strict=True):
         for row, cell in enumerate(column):
             if cell not in ("0", "1"):
@@ -148,8 +152,9 @@ def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) 
     """The labels above one half, and the probability of each, from logits (B, L)."""
     rows = []
     for name, probabilities in zip(names, pred.sigmoid().tolist(), strict=True):
-        likely = [label for label, probability in zip(meta["labels"], probabilities, strict=True) if probability > 0.5]
-        each = {label: f"{probability:.4f}" for label, probability in zip(meta["labels"], probabilities, strict=True)}
+        found = list(zip(meta["labels"], probabilities, strict=True))
+        likely = [label for label, probability in found if probability > 0.5]
+        each = {f"p({label})": f"{probability:.4f}" for label, probability in found}
         rows.append({"input": name, "labels": " + ".join(likely), **each})
     return rows
 
@@ -186,9 +191,9 @@ from test_project import run
 
 
 def write(folder: Path, *lines: str) -> Path:
-    """labels.csv with these lines after twelve good ones, and twelve images."""
+    """labels.csv with these lines after twelve good ones, and thirteen images."""
     (folder / "images").mkdir(parents=True)
-    for number in range(12):
+    for number in range(13):
         Image.new("RGB", (20 + number, 16), (number * 20, 0, 0)).save(folder / "images" / f"{number}.png")
     good = [f"{number}.png,{number % 2},{int(number > 5)}" for number in range(12)]
     (folder / "labels.csv").write_text("\n".join(["file,odd,red", *good, *lines]), encoding="utf-8")
@@ -202,15 +207,16 @@ def test_trained_weights_predict_images_of_any_size(tmp_path: Path) -> None:
     output = tmp_path / "predictions.csv"
     predict.predict(predict.Arguments((tmp_path / "wide.png",), run_dir / "best.pth", output))
     header, row = (line.split(",") for line in output.read_text("utf-8").splitlines())
-    assert header == ["input", "labels", "odd", "red"]
+    assert header == ["input", "labels", "p(odd)", "p(red)"]
     assert Path(row[0]).name == "wide.png" and all(0 <= float(cell) <= 1 for cell in row[2:])
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("0.png,1,2", r"labels\.csv:14: 'red' is '2'; a label is 0 or 1"),
-        ("0.png,1,", r"labels\.csv:14: 'red' is ''; a label is 0 or 1"),
+        ("0.png,1,1", r"labels\.csv:14: 0\.png is in .*labels\.csv:2 already"),
+        ("12.png,1,2", r"labels\.csv:14: 'red' is '2'; a label is 0 or 1"),
+        ("12.png,1,", r"labels\.csv:14: 'red' is ''; a label is 0 or 1"),
         ("none.png,1,1", r"labels\.csv:14: .*none\.png does not exist"),
         ("bad.png,1,1", r"bad\.png cannot be read"),
     ],
@@ -238,8 +244,8 @@ Your own images lie beside a table of their labels:
 
 or, in place of labels.csv, train.csv, and val.csv or test.csv or both. val.csv chooses the best epoch; without it a
 tenth of train does (`--val_fraction`), drawn by `--seed` from the images of every label. test.csv is what that epoch
-is tested on at the end. Images may have any size: the shorter side is resized to
-`--image_size` (by default what is usual among them, 224 at most) and the centre is cut out. A torchvision backbone
+is tested on at the end. Images may have any size: the square in the centre is resized to
+`--image_size` (by default what is usual among them, 224 at most). A torchvision backbone
 starts with pretrained weights where they can be downloaded; a line of the run says whether.
 
 ## Predict

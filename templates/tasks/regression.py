@@ -41,7 +41,7 @@ class Task(Trainer):
 
     def metric(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The mean absolute error, in the target's own unit."""
-        return {"mae": (pred.double() - y).abs().mean() * self.meta["target_std"]}
+        return {"mae": (pred.cpu().double() - y.cpu()).abs().mean() * self.meta["target_std"]}
 
 
 class SquaredErrors:
@@ -110,8 +110,11 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     groups = {name: torch.zeros(len(truth)) for name, truth in truths.items()}
     rows = choose_rows(groups, config.val_fraction, config.seed)
     for name, (source, chosen) in rows.items():
-        if truths[source][chosen].unique().numel() < 2:
-            raise UserError(f"{tables[source].path}: {target!r} is the same in all {len(chosen)} rows of {name}")
+        if not 0 < truths[source][chosen].std(correction=0) < math.inf:
+            raise UserError(
+                f"{tables[source].path}: {target!r} does not vary, or too much, in the {len(chosen)} rows of {name}; "
+                "give more rows, a larger --val_fraction or a val.csv"
+            )
     chosen = rows["train"][1]
     columns = describe_columns(tables["train"], target, chosen.tolist())
     known = truths["train"][chosen]
@@ -168,8 +171,9 @@ def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) ->
 
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
     """The target in its own unit, from predictions of shape (B,)."""
-    values = (pred.double() * meta["target_std"] + meta["target_mean"]).tolist()
-    return [{"input": name, meta["target"]: f"{value:.6g}"} for name, value in zip(names, values, strict=True)]
+    values = (pred.cpu().double() * meta["target_std"] + meta["target_mean"]).tolist()
+    column = f"predicted {meta['target']}"
+    return [{"input": name, column: f"{value:.6g}"} for name, value in zip(names, values, strict=True)]
 
 
 # ==== config.py ====
@@ -219,7 +223,7 @@ def test_rows_that_training_never_saw_are_predicted_in_the_target_s_unit(tmp_pat
     output = tmp_path / "predictions.csv"
     predict.predict(predict.Arguments((new,), run_dir / "best.pth", output))
     header, *rows = (line.split(",") for line in output.read_text("utf-8").splitlines())
-    assert header == ["input", "price"]
+    assert header == ["input", "predicted price"]
     assert [place for place, _ in rows] == [f"{new}:2", f"{new}:3"]
     assert all(60 < float(price) < 230 for _, price in rows)
 
@@ -230,6 +234,7 @@ def test_rows_that_training_never_saw_are_predicted_in_the_target_s_unit(tmp_pat
         ("1,Oslo,", "houses.csv:32: 'price' is ''; the target must be a number"),
         ("1,Oslo,nan", "houses.csv:32: 'price' is 'nan'; the target must be a number"),
         ("12a,Oslo,100", "houses.csv:32: 'size' is '12a' where other rows have numbers"),
+        ("1;Oslo;100", "houses.csv:32: 1 cells where the first line has 3"),
         ("1,Oslo", "houses.csv:32: 2 cells where the first line has 3"),
     ],
 )
@@ -252,7 +257,7 @@ README = """\
     python train.py --data FOLDER --target COLUMN    # with train.csv, and val.csv or test.csv or both
 
 The first line of a table names its columns; comma, semicolon, tab and bar separate cells. All columns but the target
-are features: numbers are standardised, texts become one feature per value, and what is missing (empty, NA, NaN, ?)
+are features: numbers are standardised, texts become one feature per value, and what is missing (empty, NA, NaN, -, ?)
 is imputed and marked. All of that is learnt from the training rows alone. Without val.csv a tenth of train, drawn by
 `--seed`, chooses the best epoch; test.csv is what that epoch is tested on at the end. MAE and RMSE are in the
 target's own unit.

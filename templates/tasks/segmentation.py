@@ -10,15 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from config import Config
-from confusion import ConfusionScore
 from engine import UserError
 from engine.data import Rows, choose_rows, loaders
 from engine.network import merge_stages
 from engine.optimizers import build_optimizers
 from engine.seeding import epoch_generator, seed_everything
 from engine.trainer import Trainer
-from images import FITS_INTO_MEMORY, find_images, opened
+from images import FITS_INTO_MEMORY, find_images, opened, upright_size
 from pairs import Crops, PairFiles, Pairs, check_all, find_pairs, read_all, read_image, scaled_size, usual_size
+from pixels import MeanIoU, PixelAccuracy, PixelCrossEntropy
 from unet import Body, Decoder, Encoder
 
 
@@ -40,35 +40,6 @@ class Task(Trainer):
         self.key_metric, self.key_mode = "miou", "max"
         counted = (len(self.meta["classes"]), config.ignore_index)
         self.set_metrics = {"miou": MeanIoU(*counted), "pixel_acc": PixelAccuracy(*counted)}
-
-
-class PixelCrossEntropy(nn.Module):
-    """Cross-entropy, the mean over an image's pixels and then over images: batches of other sizes change nothing."""
-
-    def __init__(self, ignore_index: int) -> None:
-        super().__init__()
-        self.ignore_index = ignore_index
-
-    def forward(self, pred: Tensor, y: Tensor) -> Tensor:
-        """A scalar, from logits (B, C, H, W) and class numbers (B, H, W)."""
-        losses = F.cross_entropy(pred, y.long(), ignore_index=self.ignore_index, reduction="none")
-        return (losses.sum((1, 2)) / (y != self.ignore_index).sum((1, 2)).clamp(min=1)).mean()
-
-
-class MeanIoU(ConfusionScore):
-    """Mean over classes of intersection over union, tp / (tp + fp + fn); without those that occur nowhere."""
-
-    def compute(self) -> Tensor:
-        hits, sizes = self.hits_and_sizes()
-        return (hits / (sizes - hits)).mean()
-
-
-class PixelAccuracy(ConfusionScore):
-    """Part of all pixels whose class is right."""
-
-    def compute(self) -> Tensor:
-        hits, sizes = self.hits_and_sizes()
-        return 2 * hits.sum() / sizes.sum()
 
 
 # ---- network ----
@@ -93,6 +64,8 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
 
     Without a val split a part of train is held out; test never chooses the model.
     """
+    if config.ignore_index > 255:
+        raise UserError(f"--ignore_index {config.ignore_index} must be 255 or less, the largest number in a mask")
     splits, sizes, classes, image_size = (make_synthetic if config.data == "synthetic" else read_own)(config)
     groups = {name: torch.zeros(len(split)) for name, split in sizes.items()}
     rows = choose_rows(groups, config.val_fraction, config.seed)
@@ -122,22 +95,36 @@ def read_own(config: Config) -> Loaded:
         raise UserError(f"--data {root}: there is no folder {root / 'train'}, with images and masks; or give synthetic")
     files = {name: find_pairs(root / name) for name in ("train", "val", "test") if (root / name).is_dir()}
     checked = {name: check_all(pairs) for name, pairs in files.items()}
-    found = set().union(*checked["train"][1]) - {config.ignore_index}
-    if len(found) < 2:
-        raise UserError(f"the masks in {root / 'train'} have {len(found)} classes; two are the least")
-    names = root / "classes.txt"
-    classes = names.read_text("utf-8").split("\n") if names.exists() else [str(n) for n in range(max(found) + 1)]
-    classes = [name.strip() for name in classes if name.strip()]
+    numbers_in = {name: set().union(*numbers) - {config.ignore_index} for name, (_, numbers) in checked.items()}
+    classes, found = read_names(root / "classes.txt"), numbers_in["train"]
+    if len(found) < 2 or not (classes or found == set(range(len(found)))) or not all(numbers_in.values()):
+        shown = "; ".join(f"{name} {sorted(numbers)[:9]}" for name, numbers in numbers_in.items())
+        raise UserError(
+            f"the masks in {root} have the numbers {shown}, beside {config.ignore_index}, which is ignored; they must "
+            "be 0, 1, 2 ... without a gap, two or more (or named in classes.txt), and every split has some"
+        )
+    classes = classes or [str(number) for number in sorted(found)]
     for split, (_, numbers) in checked.items():
         for (_, mask), in_mask in zip(files[split], numbers, strict=True):
             for number in sorted(in_mask - set(range(len(classes))) - {config.ignore_index}):
-                known = f"{names} has {len(classes)}" if names.exists() else f"train has 0 to {max(found)}"
+                known = f"the classes are 0 to {len(classes) - 1}, and {config.ignore_index} is ignored"
                 raise UserError(f"mask {mask} has the unknown class {number}; {known}")
     image_size = config.image_size or usual_size(checked["train"][0])
     scaled = {n: [scaled_size(size, image_size)[::-1] for size in sizes] for n, (sizes, _) in checked.items()}
     keep = sum(4 * height * width for sizes in scaled.values() for height, width in sizes) <= FITS_INTO_MEMORY
     read: Any = read_all if keep else PairFiles
     return {name: read(pairs, image_size) for name, pairs in files.items()}, scaled, classes, image_size
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of classes.txt, none where there is none; a UserError for an empty line or one that is not UTF-8."""
+    try:
+        names = path.read_text("utf-8-sig").rstrip().split("\n") if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8; save it as UTF-8") from error
+    if not all(map(str.strip, names)):
+        raise UserError(f"{path} has an empty line; line N names class N - 1")
+    return [name.strip() for name in names]
 
 
 def make_synthetic(config: Config) -> Loaded:
@@ -182,15 +169,17 @@ def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) ->
 
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
     """Masks of the images' own sizes, from logits (B, C, H, W), as PNG files beside `output`; the parts of classes."""
-    folder = output.with_suffix("")
+    folder = output.with_name(f"{output.stem}_masks")
     folder.mkdir(exist_ok=True)
     rows = []
     for name, logits in zip(names, pred, strict=True):
         with opened(Path(name)) as image:
-            width, height = image.size
+            width, height = upright_size(image)
         whole = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)
         numbers = whole[0].argmax(0).byte().cpu()
         path = folder / f"{Path(name).stem}.png"
+        if path.resolve() == Path(name).resolve():
+            raise UserError(f"the mask of {name} would overwrite it; give another --output")
         Image.frombytes("L", (width, height), numbers.numpy().tobytes()).save(path)
         parts = numbers.flatten().bincount(minlength=len(meta["classes"])) / numbers.numel()
         shown = [f"{c} {part:.1%}" for c, part in zip(meta["classes"], parts.tolist(), strict=True) if part]
@@ -225,7 +214,8 @@ from PIL import Image
 import predict
 from config import Config
 from engine import UserError
-from task import PixelCrossEntropy, load_data
+from pixels import PixelCrossEntropy
+from task import load_data
 from test_project import run
 
 
@@ -251,7 +241,7 @@ def test_images_of_any_size_are_trained_on_and_predicted(tmp_path: Path) -> None
     predict.predict(predict.Arguments((data / "val" / "images",), run_dir / "best.pth", output))
     assert len(output.read_text("utf-8").splitlines()) == 5
     for name, size in (("b", (17, 50)), ("c", (300, 290))):
-        with Image.open(tmp_path / "predictions" / f"{name}.png") as mask:
+        with Image.open(tmp_path / "predictions_masks" / f"{name}.png") as mask:
             assert mask.size == size and set(mask.tobytes()) <= {0, 1}
 
 
@@ -270,7 +260,7 @@ def test_a_bad_mask_is_named(tmp_path: Path) -> None:
     write(tmp_path, "train/a", "train/b", "val/c")
     masks = tmp_path / "val" / "masks"
     for content, words in (
-        (Image.new("L", (24, 20), 7), "c.png has the unknown class 7; train has 0 to 1"),
+        (Image.new("L", (24, 20), 7), "c.png has the unknown class 7; the classes are 0 to 1"),
         (Image.new("L", (20, 20)), "c.png has 20 x 20 pixels, its image .*c.jpg 24 x 20"),
         (Image.new("RGB", (24, 20)), "c.png has mode RGB"),
     ):
@@ -298,12 +288,12 @@ Your own masks have the stems of their images, and as pixels the numbers of clas
 
 Without val a tenth of train, drawn by `--seed`, takes its place. Pixels of number 255 (`--ignore_index`) do not count.
 Images may have any size, each its own: they are scaled down to the shorter side `--image_size` (by default what is
-usual among them, 256 at most), cut to squares of it for training, and evaluated whole.
+usual among them, 256 at most), cut to squares of it for training, and evaluated whole at that scale.
 
 ## Predict
 
     python predict.py --checkpoint check_point/<date>_<time>/best.pth IMAGE_OR_FOLDER...
 
-writes a mask for each image, in the image's own size, into the folder `predictions`, prints the part of each class
+writes a mask for each image, in the image's own size, into the folder `predictions_masks`, prints the part of each class
 and writes it to `predictions.csv`.
 """

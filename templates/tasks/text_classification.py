@@ -16,6 +16,7 @@ from engine.optimizers import build_optimizers
 from engine.seeding import epoch_generator, seed_everything
 from engine.trainer import Trainer
 from tables import Table, find_tables, read_table, read_text
+from texts import Texts, has_no_names, without_names
 from transformer import Classify, Embed, Encoder
 
 Splits = dict[str, tuple[list[str], list[str], Table]]  # texts, their classes and where they come from, by split
@@ -56,25 +57,6 @@ def build_model_list(meta: dict[str, Any], num_parts: int) -> list[nn.Module]:
 # ---- data ----
 
 
-class Texts:
-    """Texts that a tensor of their numbers, shape (B,), indexes to bytes plus one of shape (B, L), padded with 0.
-
-    L is the length of the longest among them, `max_length` bytes at most. An empty text counts as a space.
-    """
-
-    def __init__(self, texts: Sequence[str], max_length: int) -> None:
-        encoded = [(text or " ").encode()[:max_length] for text in texts]
-        self.lengths = torch.tensor([len(text) for text in encoded])
-        self.ends = self.lengths.cumsum(0)
-        self.bytes = torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8)
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        lengths = self.lengths[rows].unsqueeze(1)
-        columns = torch.arange(int(lengths.max()))
-        places = ((self.ends[rows].unsqueeze(1) - lengths) + columns).clamp(max=len(self.bytes) - 1)
-        return (self.bytes[places].long() + 1).where(columns < lengths, 0)
-
-
 def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     """Train and val, test where there is one, and what prediction needs to know.
 
@@ -83,7 +65,9 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     Raises:
         UserError: a text without class, one class only or nearly as many as texts, a class that train has not.
     """
-    splits = make_synthetic(config) if config.data == "synthetic" else read_own(config)
+    if config.max_length < 1 or config.layers < 1:
+        raise UserError(f"--max_length {config.max_length} and --layers {config.layers} must be 1 or more")
+    splits, nameless = (make_synthetic(config), -1) if config.data == "synthetic" else read_own(config)
     texts, names, table = splits["train"]
     classes = sorted(set(names) - {""})
     if len(classes) < 2 or len(classes) > max(20, len(texts) / 2):
@@ -103,8 +87,8 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     sizes = ", ".join(f"{len(chosen):,} {split}" for split, (_, chosen) in rows.items())
     cut = sum(len(text.encode()) > config.max_length for text in texts) / len(texts)
     print(f"data: {sizes} texts in {len(classes)} classes; {cut:.1%} are cut at {config.max_length} bytes")
-    meta = {"classes": classes, "text_column": config.text_column, "max_length": config.max_length}
-    meta |= {"width": config.width, "layers": config.layers, "dropout": config.dropout}
+    meta = {"classes": classes, "text_column": config.text_column, "nameless": nameless}
+    meta |= {name: getattr(config, name) for name in ("max_length", "width", "layers", "dropout")}
     return {split: Rows(encoded[source], labels[source], chosen) for split, (source, chosen) in rows.items()}, meta
 
 
@@ -113,23 +97,28 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
-def read_own(config: Config) -> Splits:
-    """The texts and classes of one's own tables."""
-    splits = {}
+def read_own(config: Config) -> tuple[Splits, int]:
+    """The texts and classes of one's own tables, and the number of the texts' column where none has a name, or -1."""
+    splits: Splits = {}
+    nameless, variety = False, list[int]()
+    wanted = {config.text_column, config.label_column}
+    named = wanted != {Config.text_column, Config.label_column}  # by a flag
     for name, path in find_tables(config.data).items():
         table = read_table(path)
-        columns = (config.text_column, config.label_column)
-        if len(table.names) == 2 and not set(columns) & set(table.names):
-            table = Table(path, ["1", "2"], [table.names, *table.rows], [1, *table.lines])
-            variety = [len(set(table.column(number))) for number in (0, 1)]
+        named |= bool(wanted & set(table.names))
+        if nameless := nameless or (not splits and not named and has_no_names(table)):
+            table = without_names(table)
+            variety = variety or [len(set(table.column(number))) for number in (0, 1)]
             text = int(variety[1] > variety[0])
-            print(f"{path} has no column names: texts are in column {text + 1}, classes in column {2 - text}")
-            columns = table.names[text], table.names[1 - text]
-        text, label = (table.number(c, f) for c, f in zip(columns, ("--text_column", "--label_column"), strict=True))
+            label = 1 - text
+            print(f"{path} has no column names: texts are in column {text + 1}, classes in column {label + 1}")
+        else:
+            text = table.number(config.text_column, "--text_column")
+            label = table.number(config.label_column, "--label_column")
         if not table.rows:
             raise UserError(f"{path} has no row below its column names")
         splits[name] = table.column(text), table.column(label), table
-    return splits
+    return splits, text if nameless else -1
 
 
 def make_synthetic(config: Config) -> Splits:
@@ -161,12 +150,17 @@ def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) ->
     for path in paths:
         if path.suffix.lower() in (".csv", ".tsv"):
             table = read_table(path)
-            texts = table.column(table.number(meta["text_column"], "the file's first line"))
+            if meta["nameless"] >= 0 and meta["text_column"] not in table.names:
+                table, number = without_names(table), min(meta["nameless"], len(table.names) - 1)
+            else:
+                number = table.number(meta["text_column"], "its first line")
+            texts = table.column(number)
         else:
-            texts = read_text(path).splitlines()
-            table = Table(path, ["text"], [], list(range(1, len(texts) + 1)))
+            lines = [line.strip() for line in read_text(path).split("\n")]
+            texts = [line for line in lines if line]
+            table = Table(path, ["text"], [], [number for number, line in enumerate(lines, 1) if line])
         encoded = Texts(texts, meta["max_length"])
-        for rows in torch.arange(len(texts)).split(batch_size):
+        for rows in torch.arange(len(texts)).split(batch_size) if texts else []:
             yield [table.place(row) for row in rows.tolist()], encoded[rows]
 
 
@@ -208,8 +202,9 @@ import predict
 from config import Config
 from engine import UserError
 from engine.network import eval_mode
-from task import Task, Texts, load_data
+from task import Task, load_data, read_inputs
 from test_project import SMALL, run
+from texts import Texts
 
 GOOD = [f"{('a dull', 'a fine')[number % 2]} day {number},{('bad', 'good')[number % 2]}" for number in range(12)]
 
@@ -228,13 +223,20 @@ def test_texts_that_training_never_saw_are_predicted(tmp_path: Path) -> None:
     predict.predict(predict.Arguments(tuple(new), run_dir / "best.pth", output))
     header, *rows = (line.split(",") for line in output.read_text("utf-8").splitlines())
     assert header == ["input", "class", "probability"]
-    assert [place for place, *_ in rows] == [f"{new[0]}:1", f"{new[0]}:2", f"{new[0]}:3", f"{new[1]}:2"]
+    assert [place for place, *_ in rows] == [f"{new[0]}:1", f"{new[0]}:3", f"{new[1]}:2"]
     assert {name for _, name, _ in rows} <= {"bad", "good"}
 
 
 def test_column_names_are_not_needed(tmp_path: Path) -> None:
     data, meta = load_data(Config(data=str(table(tmp_path / "data.csv", *GOOD))))
     assert meta["classes"] == ["bad", "good"] and len(data["train"]) + len(data["val"]) == len(GOOD)
+    names, _ = next(iter(read_inputs([tmp_path / "data.csv"], meta, 100)))
+    assert len(names) == len(GOOD)
+
+
+def test_other_column_names_are_not_taken_for_a_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no column 'text'; it has Review, Sentiment"):
+        load_data(Config(data=str(table(tmp_path / "data.csv", "Review,Sentiment", *GOOD))))
 
 
 def test_padding_changes_nothing() -> None:
@@ -285,6 +287,6 @@ tested on at the end. Texts are read as bytes in UTF-8: any language, no tokeniz
 
     python predict.py --checkpoint check_point/<date>_<time>/best.pth FILE...
 
-takes tables with the column of texts, and other files with a text on each line; prints the class and its probability
+takes tables with the column of texts, and other files with a text on each line (empty ones are left out); prints the class and its probability
 for each text, named by file and line, and writes them to `predictions.csv`.
 """

@@ -14,6 +14,8 @@ class UserError(ValueError):
 
 def command_line(main: Callable[[list[str]], None]) -> None:
     """Runs a script's `main`; a UserError or a wrong flag (status 1) or Ctrl-C (status 130) ends it with a message."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the console cannot show ends nothing
+        getattr(stream, "reconfigure", dict)(errors="backslashreplace")
     try:
         main(sys.argv[1:])
     except UserError as error:

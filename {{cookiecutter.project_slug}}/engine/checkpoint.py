@@ -1,5 +1,6 @@
 """Checkpoint files: written so that a crash never leaves a broken one, checked when read, old ones removed."""
 
+import math
 import os
 import pickle
 import re
@@ -71,14 +72,16 @@ def load(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} was not loaded: reading it would run code that it contains") from error
     except RuntimeError as error:
         raise UserError(f"{path} is a zip file, but no checkpoint") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no state but a {type(state).__name__}")
     return state
 
 
 def num_parts(state: Mapping[str, Any]) -> int:
     """The number of parts of the network in a state; a UserError where there is none."""
     parts = sum(name.removeprefix("model").isdigit() for name in state)
-    if not parts:
-        raise UserError("the checkpoint holds no model0: it was not written by save_state")
+    if not parts or "meta" not in state:
+        raise UserError("the checkpoint holds no model0 or no meta: it was not written by save_state")
     return parts
 
 
@@ -98,15 +101,30 @@ def check_fits(state: Mapping[str, Any], model_list: list[nn.Module], path: str 
                 )
 
 
-def check_continues(state: Mapping[str, Any], optimizers: int, epochs: int, path: str | Path) -> None:
-    """Raises a UserError where that many optimizers cannot continue from the state until `epochs` are done."""
+def alike(one: Any, other: Any) -> bool:
+    """Whether two plain values are the same but for rounding."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(alike(value, other[name]) for name, value in one.items())
+        case list(), list():
+            return len(one) == len(other) and all(map(alike, one, other))
+        case float(), float():
+            return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6)
+    return bool(one == other)
+
+
+def check_continues(state: Mapping[str, Any], trainer: Any, path: str | Path) -> None:
+    """Raises a UserError where the trainer cannot continue from the state: other optimizers, data or epochs."""
     if "scaler" not in state:
         raise UserError(f"{path} holds weights only; continue from an epoch<N>.pth, or load it with optim=False")
     saved = sum(name.removeprefix("optimizer").isdigit() for name in state)
-    if saved != optimizers:
+    if saved != (optimizers := len(trainer.optimizer_list)):
         raise UserError(f"{path} holds the states of {saved} optimizers and optimizer_list has {optimizers}")
-    if state["epoch"] > epochs:
-        raise UserError(f"{path} has {state['epoch']} epochs behind it; epochs is {epochs}, set it to more")
+    if state["epoch"] > trainer.epochs:
+        raise UserError(f"{path} has {state['epoch']} epochs behind it; epochs is {trainer.epochs}, set it to more")
+    for name in sorted(state["meta"].keys() | trainer.meta.keys()):
+        if not alike(state["meta"].get(name), trainer.meta.get(name)):
+            raise UserError(f"{path} was trained on other data: {name!r} differs; give the same, or start a new run")
 
 
 def is_intact(path: str | Path) -> bool:

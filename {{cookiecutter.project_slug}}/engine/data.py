@@ -18,7 +18,7 @@ T = TypeVar("T")
 class EpochBatches(Sampler[list[int]]):
     """Every sample once, in batches whose order depends on (seed, epoch) and on nothing else; the last may be short.
 
-    It never is a single sample, which batch normalisation cannot train on: it then gets one from the batch before.
+    Of three and more, it never is a single sample, which batch normalisation cannot train on: it gets one from before.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int) -> None:
@@ -162,6 +162,6 @@ def choose_rows(groups: dict[str, Tensor], fraction: float, seed: int) -> dict[s
     if "val" not in rows:
         kept, held_out = hold_out(groups["train"], fraction, seed)
         if not len(held_out):
-            raise UserError("no class has two training samples, so none can be held out; add a val split or samples")
+            raise UserError("train has too few samples to hold some out; add samples, or a val split")
         rows |= {"train": ("train", kept), "val": ("train", held_out)}
     return {name: rows[name] for name in ("train", "val", "test") if name in rows}

@@ -36,7 +36,7 @@ class Logger(Tee):
 
     def __init__(self, path: str | Path) -> None:
         # Line buffering: after a crash, even of the interpreter, the file holds every finished line.
-        log = Path(path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+        log = Path(path).open("a", 1, "utf-8", errors="backslashreplace")  # noqa: SIM115 (closed by __exit__)
         super().__init__(sys.stdout, log)
         self.streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
 

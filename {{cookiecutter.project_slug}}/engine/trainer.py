@@ -328,7 +328,7 @@ class Trainer:
         state = checkpoint.load(path)
         checkpoint.check_fits(state, self.model_list, path)
         if optim:
-            checkpoint.check_continues(state, len(self.optimizer_list), self.epochs, path)
+            checkpoint.check_continues(state, self, path)
         for number, model in enumerate(self.model_list):
             model.load_state_dict(state[f"model{number}"])
             model.to(self.device)
