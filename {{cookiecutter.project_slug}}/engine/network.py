@@ -114,5 +114,5 @@ def show(network: Network, inp: Any, writer: Any) -> None:
 def export(network: Network, inp: torch.Tensor, path: str | Path) -> None:
     """Writes the network as a program for batches of any size."""
     inp = torch.cat([inp, inp])[:2]  # a batch of one would be taken for a constant
-    program = torch.export.export(network, (inp,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = torch.export.export(network, (inp,), dynamic_shapes=({0: torch.export.Dim("batch", max=2**31)},))
     torch.export.save(program, path)
