@@ -62,7 +62,7 @@ def of_torchvision(name: str, pretrained: bool) -> tuple[list[nn.Module], list[n
     """Stem, body and number of features of a torchvision classifier; the body is all up to its last linear layer.
 
     Raises:
-        UserError: torchvision has no such network, or its layers do not form a chain.
+        UserError: not one of torchvision's, or of a family whose layers do not form a chain.
     """
     from torchvision import models  # here, since it takes as long to import as torch
 

@@ -55,6 +55,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as bytes of shape (3, height, width), a greyscale one as (height, width)."""
+    """An RGB image as bytes of shape (3, height, width), a greyscale or palette one as (height, width)."""
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, -1)
     return pixels.permute(2, 0, 1).contiguous() if image.mode == "RGB" else pixels.squeeze(2)

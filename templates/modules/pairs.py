@@ -110,7 +110,7 @@ def read_mask(path: Path, image_size: int) -> Tensor:
         if mask.mode not in ("L", "P"):
             raise UserError(f"mask {path} has mode {mask.mode}; save class numbers as 8 bit greyscale or palette PNG")
         pixels = mask.resize(scaled_size(mask.size, image_size), Image.Resampling.NEAREST)
-        return torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8).view(pixels.height, pixels.width)
+        return to_tensor(pixels)
 
 
 def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
@@ -118,7 +118,7 @@ def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
     stems: dict[str, Path] = {}
     for path in paths:
         if stems.setdefault(path.stem, path) != path:
-            raise UserError(f"{stems[path.stem]} and {path} have the same stem, by which images find their masks")
+            raise UserError(f"{stems[path.stem]} and {path} have the same stem, by which masks are named; rename one")
     return stems
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from backbones import IMAGENET
 from engine import UserError
 from engine.data import Rows
 from engine.seeding import epoch_generator
@@ -110,6 +111,14 @@ def usual_size(paths: Sequence[Path]) -> int:
         with opened(path) as image:
             sides.append(min(image.size))
     return max(16, min(224, median_low(sides)))
+
+
+def image_meta(train: Rows, config: Any) -> dict[str, Any]:
+    """What prediction needs to know of the images, and of the network up to its last layer."""
+    size = train.x[train.rows[:1]].shape[-1]
+    check_size(size, config.backbone)
+    colors = color_statistics(train) if config.backbone == "small" else IMAGENET
+    return {"image_size": size, "backbone": config.backbone, "width": config.width, **colors}
 
 
 def color_statistics(train: Rows) -> dict[str, list[float]]:

@@ -15,7 +15,9 @@ class Texts:
     """
 
     def __init__(self, texts: Sequence[str], max_length: int) -> None:
-        encoded = [(text or " ").encode()[:max_length] for text in texts]
+        encoded = [(text or " ").encode() for text in texts]
+        self.cut = sum(len(text) > max_length for text in encoded) / len(encoded)  # part of the texts
+        encoded = [text[:max_length] for text in encoded]
         self.lengths = torch.tensor([len(text) for text in encoded])
         self.ends = self.lengths.cumsum(0)
         self.bytes = torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones import IMAGENET, build_trunk
+from backbones import build_trunk
 from config import Config
 from confusion import MacroF1
 from engine import UserError
@@ -17,7 +17,7 @@ from engine.optimizers import build_optimizers
 from engine.seeding import epoch_generator, seed_everything
 from engine.trainer import Trainer
 from images import find_images
-from squares import AugmentedRows, Resized, SquareFiles, check_size, color_statistics, read_splits, read_squares
+from squares import AugmentedRows, Resized, SquareFiles, check_size, image_meta, read_splits, read_squares
 
 Splits = dict[str, tuple[Any, Tensor]]  # images of shape (N, 3, S, S) and class numbers of shape (N,), by split
 
@@ -72,12 +72,9 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     splits, classes = SOURCES.get(config.data, read_own)(config)
     rows = choose_rows({name: labels for name, (_, labels) in splits.items()}, config.val_fraction, config.seed)
     data = {name: Rows(*splits[source], chosen) for name, (source, chosen) in rows.items()}
-    colors = color_statistics(data["train"]) if config.backbone == "small" else IMAGENET
-    size = data["train"].x[data["train"].rows[:1]].shape[-1]
-    check_size(size, config.backbone)
-    meta = {"classes": classes, "image_size": size, "backbone": config.backbone, "width": config.width, **colors}
+    meta = {"classes": classes, **image_meta(data["train"], config)}
     sizes = ", ".join(f"{len(images):,} {name}" for name, images in data.items())
-    print(f"data: {sizes} images of {size} pixels in {len(classes)} classes")
+    print(f"data: {sizes} images of {meta['image_size']} pixels in {len(classes)} classes")
     return data | {"train": AugmentedRows(data["train"], config.seed)}, meta
 
 

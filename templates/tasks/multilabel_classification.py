@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones import IMAGENET, build_trunk
+from backbones import build_trunk
 from config import Config
 from engine import UserError
 from engine.data import Rows, choose_rows, loaders
@@ -17,7 +17,7 @@ from engine.seeding import epoch_generator, seed_everything
 from engine.trainer import Trainer
 from images import find_images
 from label_scores import F1, MeanAveragePrecision
-from squares import AugmentedRows, SquareFiles, check_size, color_statistics, read_splits, read_squares
+from squares import AugmentedRows, SquareFiles, check_size, image_meta, read_splits, read_squares
 from tables import Table, find_tables, read_table
 
 Splits = dict[str, tuple[Any, Tensor]]  # images of shape (N, 3, S, S) and labels, 0 or 1, of shape (N, L), by split
@@ -72,12 +72,9 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
         for label, count in zip(labels, images.y[images.rows].sum(0).tolist(), strict=True):
             if not count:
                 print(f"note: no image of {name} has the label {label!r}")
-    colors = color_statistics(data["train"]) if config.backbone == "small" else IMAGENET
-    size = data["train"].x[data["train"].rows[:1]].shape[-1]
-    check_size(size, config.backbone)
-    meta = {"labels": labels, "image_size": size, "backbone": config.backbone, "width": config.width, **colors}
+    meta = {"labels": labels, **image_meta(data["train"], config)}
     sizes = ", ".join(f"{len(images):,} {name}" for name, images in data.items())
-    print(f"data: {sizes} images of {size} pixels with {len(labels)} labels")
+    print(f"data: {sizes} images of {meta['image_size']} pixels with {len(labels)} labels")
     return data | {"train": AugmentedRows(data["train"], config.seed)}, meta
 
 

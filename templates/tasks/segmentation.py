@@ -17,7 +17,7 @@ from engine.optimizers import build_optimizers
 from engine.seeding import epoch_generator, seed_everything
 from engine.trainer import Trainer
 from images import FITS_INTO_MEMORY, find_images, opened, upright_size
-from pairs import Crops, PairFiles, Pairs, check_all, find_pairs, read_all, read_image, scaled_size, usual_size
+from pairs import Crops, PairFiles, Pairs, by_stem, check_all, find_pairs, read_all, read_image, scaled_size, usual_size
 from pixels import MeanIoU, PixelAccuracy, PixelCrossEntropy
 from unet import Body, Decoder, Encoder
 
@@ -152,10 +152,7 @@ def make_synthetic(config: Config) -> Loaded:
 def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
     """Batches of file names and images of one size (B, 3, H, W) from files, and from folders and what is below them."""
     files = [file for path in paths for file in find_images(path)]
-    stems: dict[str, Path] = {}
-    for file in files:
-        if stems.setdefault(file.stem, file) != file:
-            raise UserError(f"the masks of {stems[file.stem]} and {file} would have one name; predict them separately")
+    by_stem(files)
     batch: list[Tensor] = []
     for number, file in enumerate(files):
         image = read_image(file, meta["image_size"])

@@ -85,7 +85,7 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     rows = choose_rows(labels, config.val_fraction, config.seed)
     encoded = {split: Texts(texts, config.max_length) for split, (texts, _, _) in splits.items()}
     sizes = ", ".join(f"{len(chosen):,} {split}" for split, (_, chosen) in rows.items())
-    cut = sum(len(text.encode()) > config.max_length for text in texts) / len(texts)
+    cut = encoded["train"].cut
     print(f"data: {sizes} texts in {len(classes)} classes; {cut:.1%} are cut at {config.max_length} bytes")
     meta = {"classes": classes, "text_column": config.text_column, "nameless": nameless}
     meta |= {name: getattr(config, name) for name in ("max_length", "width", "layers", "dropout")}
@@ -99,24 +99,23 @@ def listed(names: Sequence[str]) -> str:
 
 def read_own(config: Config) -> tuple[Splits, int]:
     """The texts and classes of one's own tables, and the number of the texts' column where none has a name, or -1."""
+    tables = {name: read_table(path) for name, path in find_tables(config.data).items()}
+    train, wanted = tables["train"], {config.text_column, config.label_column}
+    by_flag = wanted != {Config.text_column, Config.label_column}
+    nameless = not by_flag and not wanted & set(train.names) and has_no_names(train)
+    if nameless:
+        tables = {name: without_names(table) for name, table in tables.items()}
+        variety = [len(set(tables["train"].column(number))) for number in (0, 1)]
+        text = int(variety[1] > variety[0])
+        label = 1 - text
+        print(f"{train.path} has no column names: texts are in column {text + 1}, classes in column {label + 1}")
     splits: Splits = {}
-    nameless, variety = False, list[int]()
-    wanted = {config.text_column, config.label_column}
-    named = wanted != {Config.text_column, Config.label_column}  # by a flag
-    for name, path in find_tables(config.data).items():
-        table = read_table(path)
-        named |= bool(wanted & set(table.names))
-        if nameless := nameless or (not splits and not named and has_no_names(table)):
-            table = without_names(table)
-            variety = variety or [len(set(table.column(number))) for number in (0, 1)]
-            text = int(variety[1] > variety[0])
-            label = 1 - text
-            print(f"{path} has no column names: texts are in column {text + 1}, classes in column {label + 1}")
-        else:
+    for name, table in tables.items():
+        if not nameless:
             text = table.number(config.text_column, "--text_column")
             label = table.number(config.label_column, "--label_column")
         if not table.rows:
-            raise UserError(f"{path} has no row below its column names")
+            raise UserError(f"{table.path} has no row below its column names")
         splits[name] = table.column(text), table.column(label), table
     return splits, text if nameless else -1
 

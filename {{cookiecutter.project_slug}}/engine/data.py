@@ -90,7 +90,7 @@ def train_loader(dataset: Rows, batch_size: int, seed: int, workers: int, pin: b
     """Shuffled batches.
 
     Args:
-        dataset: what `__getitems__` of makes whole batches.
+        dataset: one whose `__getitems__` makes whole batches.
         batch_size: samples per batch.
         seed: of the order, which differs in every epoch.
         workers: processes that load; 0 loads in the training process.
