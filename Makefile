@@ -1,10 +1,12 @@
 # make demo: from nothing to a generated project that has trained its smoke epoch.   make test: all tests.
+# make soak: far more kills and damaged files than make test tries; SOAK=100 for a night.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= auto
+SOAK ?= 10
 
-.PHONY: demo test lint clean
+.PHONY: demo test soak lint clean
 
 demo: $(VENV)/ready
 	rm -rf build/demo
@@ -12,6 +14,9 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(JOBS)
+
+soak: $(VENV)/ready
+	SOAK=$(SOAK) $(BIN)/python -m pytest -n $(JOBS) -rP tests/test_faults.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

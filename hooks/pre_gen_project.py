@@ -5,6 +5,7 @@ import re
 import sys
 
 RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 def complaint(answers: dict) -> str:
@@ -17,8 +18,8 @@ def complaint(answers: dict) -> str:
             "begin and end with a letter or digit, and avoid names that Windows reserves"
         )
     for name in ("project_name", "author_name"):
-        if not answers[name].isprintable():
-            return f"{name} {answers[name]!r} has line breaks or control characters: write it in one line"
+        if found := NOT_IN_A_LINE.search(answers[name]):
+            return f"{name} {answers[name]!r} has the line break or control character {found[0]!r}: leave it out"
     return ""
 
 

@@ -26,7 +26,11 @@ def _context() -> Any:
     return context
 
 
-def _child(folder: Path, argv: Sequence[str], output: Path) -> None:
+def _child(folder: Path, argv: Sequence[str], output: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]  # as it is in a process of its own
+    if os.name == "posix":
+        os.setsid()  # a group of its own, to which signals can be sent
     with output.open("w", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -36,10 +40,18 @@ def _child(folder: Path, argv: Sequence[str], output: Path) -> None:
         runpy.run_path(argv[0], run_name="__main__")
 
 
-def run_script(folder: Path, argv: Sequence[str], output: Path, seconds: float = 120) -> tuple[int, str]:
-    """Runs `python *argv` in `folder`; returns the exit status and what was printed."""
-    process = _context().Process(target=_child, args=(folder, argv, output))
+def start_script(folder: Path, argv: Sequence[str], output: Path, **environment: str) -> Any:
+    """Starts `python *argv` in `folder`; what it prints goes into the file `output`."""
+    process = _context().Process(target=_child, args=(folder, argv, output, environment))
     process.start()
+    return process
+
+
+def run_script(
+    folder: Path, argv: Sequence[str], output: Path, seconds: float = 120, **environment: str
+) -> tuple[int, str]:
+    """Runs `python *argv` in `folder`; returns the exit status and what was printed."""
+    process = start_script(folder, argv, output, **environment)
     process.join(seconds)
     if process.is_alive():
         process.kill()

@@ -11,7 +11,7 @@ from scripts import run_script
 
 FILES = {
     ".cookiecutter.yaml", ".gitignore", "LICENSE", "README.md", "config.py", "predict.py", "pyproject.toml", "task.py",
-    "train.py", "tests/test_project.py", "tests/test_task.py",
+    "train.py", "tests/test_faults.py", "tests/test_project.py", "tests/test_task.py",
 }  # fmt: skip
 ENGINE = {path.relative_to(SOURCE).as_posix() for path in (SOURCE / "engine").glob("*.py")}
 VARIES = {
@@ -95,10 +95,11 @@ def test_projects_of_a_task_differ_in_their_settings_alone_and_all_settings_pass
         shutil.copy(project / "config.py", package)
     # The other files see no more of config.py than its types, and are checked with one of them by the test above.
     (checked / "engine").mkdir()
-    shutil.copy(SOURCE / "engine" / "__init__.py", checked / "engine")
+    for name in ("__init__.py", "files.py"):
+        shutil.copy(SOURCE / "engine" / name, checked / "engine")
     command = [sys.executable, "-m", "mypy", "--no-incremental", "--explicit-package-bases", "."]
     done = subprocess.run(command, cwd=checked, capture_output=True, text=True)
-    assert done.returncode == 0 and f"in {len(COMBINATIONS) + 1} source files" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and f"in {len(COMBINATIONS) + 2} source files" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("answers", COVER, ids=lambda answers: "-".join(answers.values()), scope="module")

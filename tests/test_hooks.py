@@ -14,6 +14,11 @@ import yaml
 from conftest import QUESTIONS, ROOT, Render
 from test_combinations import files_in
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 
 def load_hook(name: str) -> ModuleType:
     """A hook as it lies in the template, imported as a module."""
@@ -78,6 +83,35 @@ def test_free_text_is_written_as_it_is(name: str, tmp_path: Path, render: Render
     [line] = [line for line in text.splitlines() if line.startswith("description")]
     assert json.loads(line.split("=", 1)[1]) == name  # the escapes that were used mean the same in JSON and TOML
     assert name in (project / "LICENSE").read_text("utf-8")
+
+
+HOSTILE = [
+    '"', "'", '"""', "\'\'\'", "a\\", '\\"', "\\N{bell}", "%s", "#", "]", "- a: b", "&anchor", "!!python/object",
+    "a" * 300, "{", "}}", "{{ 7 * 7 }}", '{{ "{{" }}', "{{", "{% raw %}", "{% if %}", "{#", "#}",
+    "{{ cookiecutter.nothing }}", "a\nb", "a\rb", "\x1b[31m", "\u2028", "\u202egnp.exe", "🎉", "👨\u200d👩\u200d👧",
+    "</script>", "$(touch pwned)", "`touch pwned`", "; touch pwned",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_answers_give_a_valid_project_or_none(text: str, tmp_path: Path, cookiecutter_config: Path) -> None:
+    answers = [f"project_name={text}", f"author_name={text}", "project_slug=demo", "smoke_epoch=skip"]
+    done = generate(tmp_path / "out", cookiecutter_config, *answers)
+    project = tmp_path / "out" / "demo"
+    if done.returncode:
+        assert not project.exists()
+        reasons = [line for line in done.stderr.splitlines() if line.startswith("error: project_name")]
+        # Broken Jinja is refused by cookiecutter itself, before the template has a say.
+        assert len(reasons) == 1 or "{" in text, done.stderr
+        return
+    for script in project.rglob("*.py"):
+        compile(script.read_text("utf-8"), str(script), "exec")
+    given = yaml.safe_load((project / ".cookiecutter.yaml").read_text("utf-8"))["default_context"]["project_name"]
+    if not any(sign in text for sign in ("{{", "{%", "{#")):  # which cookiecutter renders in every answer
+        assert given == text
+    settings = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
+    assert settings["description"] == given and settings["name"] == "demo"
+    assert not list(tmp_path.rglob("pwned"))
 
 
 # ---- after ----

@@ -50,10 +50,11 @@ def test_it_stays_within_what_a_person_reads() -> None:
         return len(path.read_text("utf-8").splitlines())
 
     assert lines(SOURCE / "engine" / "trainer.py") <= 400
+    assert max(lines(path) for path in (SOURCE / "engine").glob("*.py") if path.name != "trainer.py") <= 260
     assert lines(SOURCE / "train.py") <= 50
     for path in (ROOT / "templates" / "tasks").glob("*.py"):
         assert len(path.read_text("utf-8").split("\n\n\n# ==== ")[0].splitlines()) <= 200, path
-    assert sum(map(code_lines, (SOURCE / "engine").glob("*.py"))) <= 1000
+    assert sum(map(code_lines, (SOURCE / "engine").glob("*.py"))) <= 1400
 
 
 def test_the_engine_imports_neither_settings_nor_task() -> None:

@@ -12,6 +12,7 @@ import torch
 from confusion import MacroF1
 from engine import UserError, checkpoint
 from engine.metrics import SampleMeans
+from engine.network import merge_stages
 from engine.trainer import Trainer
 from sklearn.metrics import f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -180,19 +181,25 @@ def test_the_dictionary_that_the_task_returned_is_left_alone(tmp_path: Path) -> 
 
 
 def test_memory_does_not_grow_with_the_number_of_batches(tmp_path: Path) -> None:
-    counts = []
+    counts: dict[str, list[int]] = {"train": [], "eval": []}
 
     class Counting(Small):
+        calls = 0
+
         def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
-            gc.collect()
-            counts.append(sum(type(thing) is Tensor for thing in gc.get_objects()))
+            self.calls += 1
+            if self.calls % 50 == 7:
+                gc.collect()
+                tensors = sum(type(thing) is Tensor for thing in gc.get_objects())
+                counts["train" if self.model_list[0].training else "eval"].append(tensors)
             return super().loss_per_batch(batch)
 
-    trainer = Counting(tmp_path, train_loader=data(80, 2))
+    trainer = Counting(tmp_path, train_loader=data(600, 2), log_per_step=10)
     trainer.train_loop()
-    trainer.evaluate(data(80, 2))
-    assert len(set(counts[5:40])) == 1
-    assert len(set(counts[45:])) == 1
+    trainer.evaluate(data(1200, 2))
+    # What waits to be read, up to ten updates or a hundred batches of an evaluation, is all that comes and goes.
+    assert max(counts["train"]) <= counts["train"][0] + 4
+    assert max(counts["eval"]) <= min(counts["eval"]) + 2 * 100
 
 
 # ---- updates ----
@@ -213,11 +220,33 @@ def test_accumulated_batches_give_the_update_of_one_large_batch(samples: int, ac
         torch.testing.assert_close(small[name], large[name], rtol=0, atol=1e-6)
 
 
-def test_clipping_has_one_norm_over_all_parts(tmp_path: Path) -> None:
-    trainer = Small(tmp_path, parts=3, clip_grad=1e-3, train_loader=data(8, 8))
+def gradients(trainer: Trainer) -> Tensor:
+    """The gradients of the last update, of all parts, in one row."""
+    parameters = [p for model in trainer.model_list for p in model.parameters()]
+    return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+
+
+@pytest.mark.parametrize("samples", [2, 3, 5, 7, 8])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_accumulated_gradients_are_those_of_all_samples_at_once(samples: int, parts: int, tmp_path: Path) -> None:
+    def train(batch_size: int) -> Tensor:
+        torch.manual_seed(0)
+        models = merge_stages([nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)], parts)  # none that looks at whole batches
+        optimizers = [SGD(model.parameters(), 0.1) for model in models]
+        settings: dict[str, Any] = {"model_list": models, "optimizer_list": optimizers, "accumulate": 4}
+        trainer = Small(tmp_path, train_loader=data(samples, batch_size), **settings)
+        trainer.train_loop()
+        assert trainer.global_step == 1
+        return gradients(trainer)
+
+    torch.testing.assert_close(train(2), train(samples), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_clipping_has_one_norm_over_all_parts_after_unscaling(precision: str, tmp_path: Path) -> None:
+    trainer = Small(tmp_path, parts=3, clip_grad=1e-3, precision=precision, train_loader=data(8, 8))
     trainer.train_loop()
-    gradients = [p.grad for model in trainer.model_list for p in model.parameters() if p.grad is not None]
-    assert torch.cat([g.flatten() for g in gradients]).norm().item() == pytest.approx(1e-3, rel=1e-3)
+    assert gradients(trainer).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_an_overflow_in_one_part_spoils_no_other_part_when_clipping(tmp_path: Path) -> None:
@@ -230,8 +259,8 @@ def test_an_overflow_in_one_part_spoils_no_other_part_when_clipping(tmp_path: Pa
     assert torch.equal(weights(trainer)["0.0.weight"], before["0.0.weight"])
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_trains_several_parts_as_fp32_does(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 5e-3), ("fp16", 1e-3)])
+def test_low_precision_trains_several_parts_as_fp32_does(precision: str, tolerance: float, tmp_path: Path) -> None:
     def train(name: str) -> dict[str, Tensor]:
         trainer = Small(tmp_path, parts=3, precision=name, clip_grad=1.0, epochs=2)
         trainer.fit(2)
@@ -240,7 +269,7 @@ def test_low_precision_trains_several_parts_as_fp32_does(precision: str, tmp_pat
     exact, coarse = train("fp32"), train(precision)
     assert not same(exact, coarse)
     for name in exact:
-        torch.testing.assert_close(coarse[name], exact[name], rtol=0.1, atol=0.05)
+        torch.testing.assert_close(coarse[name], exact[name], rtol=0, atol=tolerance)  # weights moved by up to 0.05
 
 
 def test_parts_and_optimizers_may_differ_in_number(tmp_path: Path) -> None:
@@ -548,7 +577,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_
             return {"loss": losses["loss"] * (math.nan if self.epoch == 2 and self.model_list[0].training else 1)}
 
     trainer = Diverges(tmp_path, epochs=3)
-    with pytest.raises(UserError, match="loss became nan by epoch 2"):
+    with pytest.raises(UserError, match="loss became nan at update 4"):
         trainer.fit(3)
     assert checkpoint.states_in(tmp_path) == [tmp_path / "epoch1.pth"]
 

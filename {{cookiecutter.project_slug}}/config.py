@@ -4,16 +4,19 @@ import json
 import textwrap
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tyro
 
 from engine import UserError
+from engine.files import replacing
 
 
 @dataclass(frozen=True)
 class Config:
     """Trains the network in task.py. Every flag's default is in config.py."""
+
+    task_type: ClassVar[str] = "{{ cookiecutter.task_type }}"  # no setting: task.py is of this task
 
     # {% include "parts/settings" %}
     # The network's parts and their updates
@@ -46,7 +49,9 @@ class Config:
     compile: bool = False  # compile the parts with torch.compile: slow to start, then faster on a GPU
     log_per_step: int = 50  # updates between two points of the TensorBoard curves
     save_per_epochs: int = 1  # epochs between two saved states
-    keep_last: int = 3  # newest states that are kept; 0 keeps all
+    save_per_steps: int = 0  # updates between two saved states, inside epochs too; 0 saves after epochs alone
+    keep_last: int = 3  # newest states of whole epochs that are kept, and as many inside an epoch; 0 keeps all
+    patience_stop: int = 0  # epochs without a better key metric after which training ends; 0 trains to the last
     histograms: bool = False  # record weights and gradients in TensorBoard after each epoch
     model_info: bool = False  # print a layer-by-layer summary and draw the graph in TensorBoard
     smoke: bool = False  # one small epoch on synthetic data that leaves no trace
@@ -65,7 +70,8 @@ class Config:
 # What a resumed run may change. All else would make it another run than the one that it continues.
 MAY_CHANGE = {
     "epochs", "lr", "eta_min", "step_size", "gamma", "patience", "ckpt_dir", "resume", "device", "compile", "workers",
-    "log_per_step", "save_per_epochs", "keep_last", "histograms", "model_info", "smoke",
+    "log_per_step", "save_per_epochs", "save_per_steps", "keep_last", "patience_stop", "histograms", "model_info",
+    "smoke",
 }  # fmt: skip
 
 
@@ -112,7 +118,12 @@ def resumed_config(argv: list[str], run_dir: Path) -> tuple[Config, set[str]]:
     path = run_dir / "config.json"
     try:
         saved = json.loads(path.read_text("utf-8"))
+        task_type = saved.pop("task_type")
+        if task_type != Config.task_type:
+            raise UserError(f"{run_dir} is a run of the task {task_type!r} and this is {Config.task_type!r}")
         before = replace(Config(), **{**saved, "lr": tuple(saved["lr"])})
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} does not hold the settings of a run ({error}); start a new run") from error
     config = parse_config(argv, before)
@@ -127,4 +138,6 @@ def resumed_config(argv: list[str], run_dir: Path) -> tuple[Config, set[str]]:
 
 def save_config(config: Config, run_dir: Path) -> None:
     """Writes the settings that a run uses into its folder."""
-    (run_dir / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    with replacing(run_dir / "config.json") as file:
+        settings = {"task_type": config.task_type, **asdict(config)}
+        file.write(f"{json.dumps(settings, indent=2)}\n".encode())

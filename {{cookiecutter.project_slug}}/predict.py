@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from config import Config
 from engine import UserError, command_line
 
 
@@ -30,17 +31,16 @@ def predict(arguments: Arguments) -> None:
         raise UserError(f"--output {arguments.output} is one of the inputs; give it another name")
     from engine import checkpoint
     from engine.devices import pick_device
+    from engine.state import check_task, num_parts
     from engine.trainer import Trainer
     from task import build_model_list, read_inputs, to_rows
 
     state = checkpoint.load(arguments.checkpoint)
-    parts, meta = checkpoint.num_parts(state), state["meta"]
-    trainer = Trainer()
+    check_task(state, Config.task_type, arguments.checkpoint)
+    meta, trainer = state["meta"], Trainer()
+    trainer.task_type = Config.task_type
     trainer.device = pick_device(arguments.device)
-    try:
-        trainer.model_list = build_model_list(meta, parts)
-    except KeyError as missing:
-        raise UserError(f"checkpoint {arguments.checkpoint} is of another task: it has no {missing}") from missing
+    trainer.model_list = build_model_list(meta, num_parts(state))
     trainer.load_state(arguments.checkpoint, optim=False)
 
     arguments.output.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ def train(argv: list[str]) -> None:
     began, config, changed = time.perf_counter(), parse_config(argv), set[str]()
     from engine.checkpoint import find_state, new_run_dir  # after the flags: importing torch takes seconds
     from engine.logger import Logger
-    from engine.records import open_writer
+    from engine.records import first_record, open_writer
     from task import Task
 
     with TemporaryDirectory() if config.smoke else nullcontext(config.ckpt_dir) as root:
@@ -29,11 +29,11 @@ def train(argv: list[str]) -> None:
             trainer.check_init()
             if state:
                 trainer.load_state(state)
-            if state and "lr" in changed:
-                trainer.change_lr(config.lr_per_part())
-                trainer.save_state(state)  # before the settings: a restart of this restart finds the new rates
+                if "lr" in changed:
+                    trainer.change_lr(config.lr_per_part())
+                    trainer.save_state(state)  # before the settings: a restart of this restart finds the new rates
             save_config(config, run_dir)
-            with open_writer(run_dir / "runs", trainer.global_step + 1) as trainer.writer:
+            with open_writer(run_dir / "runs", first_record(trainer)) as trainer.writer:
                 if config.model_info:
                     trainer.get_model_info(trainer.example_input())
                 trainer.fit(config.epochs)

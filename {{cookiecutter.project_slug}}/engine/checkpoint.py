@@ -1,19 +1,23 @@
 """Checkpoint files: written so that a crash never leaves a broken one, checked when read, old ones removed."""
 
+import hashlib
 import math
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from torch import nn
 
 from . import UserError
+from .files import replacing
+
+SEAL = b"sha256:"
 
 
 def new_run_dir(root: str | Path) -> Path:
@@ -35,25 +39,15 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
     """Writes `state` to `path`: whole or not at all, and on the disk when this returns.
 
     Raises:
-        OSError: the disk is full or cannot be written; what was at `path` is still there.
+        UserError: the disk is full or cannot be written; what was at `path` is still there.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # a rename is durable once its directory is; Windows cannot open one
-        directory = os.open(path.parent, os.O_RDONLY)
+    with replacing(path) as file:
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            # torch reports a full disk as an assertion of its own that failed.
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        seal(file)
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -77,79 +71,61 @@ def load(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def num_parts(state: Mapping[str, Any]) -> int:
-    """The number of parts of the network in a state; a UserError where there is none."""
-    parts = sum(name.removeprefix("model").isdigit() for name in state)
-    if not parts or "meta" not in state:
-        raise UserError("the checkpoint holds no model0 or no meta: it was not written by save_state")
-    return parts
+def seal(file: BinaryIO) -> None:
+    """Ends a zip archive, which torch writes, with a comment that holds the digest of all bytes before it."""
+    file.seek(-2, os.SEEK_END)
+    file.write(struct.pack("<H", len(SEAL) + 64))  # the length of the comment, which was 0
+    length = file.tell()
+    file.write(SEAL + digest(file, length))
 
 
-def check_fits(state: Mapping[str, Any], model_list: list[nn.Module], path: str | Path) -> None:
-    """Raises a UserError that names the first difference where the state is of another network than the models."""
-    parts = num_parts(state)
-    if parts != len(model_list):
-        raise UserError(f"{path} holds {parts} parts and the network has {len(model_list)}; set num_parts to {parts}")
-    for number, model in enumerate(model_list):
-        there = {name: tuple(value.shape) for name, value in state[f"model{number}"].items()}
-        here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        for name in sorted(there.keys() | here.keys()):
-            if there.get(name) != here.get(name):
-                raise UserError(
-                    f"{path} is of another network: {name!r} of part {number} has shape "
-                    f"{there.get(name, 'none')} there and {here.get(name, 'none')} here"
-                )
-
-
-def alike(one: Any, other: Any) -> bool:
-    """Whether two plain values are the same but for rounding."""
-    match one, other:
-        case dict(), dict():
-            return one.keys() == other.keys() and all(alike(value, other[name]) for name, value in one.items())
-        case list(), list():
-            return len(one) == len(other) and all(map(alike, one, other))
-        case float(), float():
-            return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6)
-    return bool(one == other)
-
-
-def check_continues(state: Mapping[str, Any], trainer: Any, path: str | Path) -> None:
-    """Raises a UserError where the trainer cannot continue from the state: other optimizers, data or epochs."""
-    if "scaler" not in state:
-        raise UserError(f"{path} holds weights only; continue from an epoch<N>.pth, or load it with optim=False")
-    saved = sum(name.removeprefix("optimizer").isdigit() for name in state)
-    if saved != (optimizers := len(trainer.optimizer_list)):
-        raise UserError(f"{path} holds the states of {saved} optimizers and optimizer_list has {optimizers}")
-    if state["epoch"] > trainer.epochs:
-        raise UserError(f"{path} has {state['epoch']} epochs behind it; epochs is {trainer.epochs}, set it to more")
-    for name in sorted(state["meta"].keys() | trainer.meta.keys()):
-        if not alike(state["meta"].get(name), trainer.meta.get(name)):
-            raise UserError(f"{path} was trained on other data: {name!r} differs; give the same, or start a new run")
+def digest(file: BinaryIO, length: int) -> bytes:
+    """SHA-256 of the first `length` bytes, as 64 hexadecimal digits; the file then stands there."""
+    file.seek(0)
+    sha = hashlib.sha256()
+    while block := file.read(min(2**20, length - file.tell())):
+        sha.update(block)
+    return sha.hexdigest().encode()
 
 
 def is_intact(path: str | Path) -> bool:
-    """Whether the file is whole: torch saves a zip archive that holds a CRC-32 of everything in it."""
+    """Whether each bit of the file is as it was written. A file of torch.save alone has checksums of its contents."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            if not archive.comment:
+                return archive.testzip() is None
+            length = file.seek(-len(archive.comment), os.SEEK_END)
+            return archive.comment == SEAL + digest(file, length)
+    except Exception:  # a flipped bit in a length or an offset can raise about anything
         return False
 
 
-def epoch_of(path: Path) -> int:
-    """N of epoch<N>.pth, or 0 where the name is another."""
-    match = re.fullmatch(r"epoch(\d+)\.pth", path.name)
-    return int(match[1]) if match else 0
+def state_path(run_dir: str | Path, epoch: int, step: int) -> Path:
+    """The file of the state after an epoch or, where `step` is not 0, after that update inside it."""
+    return Path(run_dir) / (f"epoch{epoch}_step{step}.pth" if step else f"epoch{epoch}.pth")
+
+
+def position(path: Path) -> tuple[int, float]:
+    """How far the state of that name is: (epoch, update); (0, 0) where it is no state's name."""
+    match = re.fullmatch(r"epoch(\d+)(?:_step(\d+))?\.pth", path.name)
+    return (int(match[1]), float(match[2] or math.inf)) if match else (0, 0)
 
 
 def states_in(run_dir: str | Path) -> list[Path]:
-    """The epoch<N>.pth of one run, newest first."""
-    return sorted(filter(epoch_of, Path(run_dir).glob("epoch*.pth")), key=epoch_of, reverse=True)
+    """The states of one run, the furthest first: epoch<N>.pth, and epoch<N>_step<S>.pth of stops inside an epoch."""
+    named = [path for path in Path(run_dir).glob("epoch*.pth") if any(position(path))]
+    return sorted(named, key=position, reverse=True)
 
 
 def prune(run_dir: str | Path, keep_last: int) -> None:
-    """Removes all but the newest `keep_last` epoch<N>.pth; 0 keeps all."""
-    for path in states_in(run_dir)[keep_last:] if keep_last else []:
+    """Removes all but the newest `keep_last` states of whole epochs and as many inside the present one; 0 keeps all."""
+    if not keep_last:
+        return
+    states = states_in(run_dir)
+    whole = [path for path in states if position(path)[1] == math.inf]
+    inside = [path for path in states if path not in whole]
+    in_progress = [path for path in inside if not whole or position(path) > position(whole[0])]
+    for path in set(states) - {*whole[:keep_last], *in_progress[:keep_last]}:
         path.unlink(missing_ok=True)
 
 
@@ -164,13 +140,13 @@ def find_state(resume: str, root: str | Path) -> Path | None:
     if not resume:
         return None
     if Path(resume).is_file():
-        later = [path.name for path in states_in(Path(resume).parent) if epoch_of(path) > epoch_of(Path(resume))]
+        later = [path.name for path in states_in(Path(resume).parent) if position(path) > position(Path(resume))]
         if later:
             raise UserError(f"--resume {resume}: {', '.join(later)} beside it are later; move these and best.pth away")
         return Path(resume)
-    runs = Path(root).glob("*") if resume == "auto" else [Path(resume)]
-    states = [path for run in runs for path in states_in(run)]
-    for path in sorted(states, key=lambda path: (path.stat().st_mtime, epoch_of(path)), reverse=True):
+    runs = list(Path(root).glob("*")) if resume == "auto" else [Path(resume)]
+    newest_first = sorted(filter(states_in, runs), key=lambda run: max(map(last_change, states_in(run))), reverse=True)
+    for path in (path for run in newest_first for path in states_in(run)):
         if is_intact(path):
             return path
         print(f"{path} is damaged; trying the one before it")
@@ -178,3 +154,8 @@ def find_state(resume: str, root: str | Path) -> Path | None:
         print(f"no state in {root} yet: a new run begins")
         return None
     raise UserError(f"--resume {resume}: no epoch<N>.pth there; give such a file, a run's directory, or auto")
+
+
+def last_change(path: Path) -> float:
+    """When the file was written, in seconds."""
+    return path.stat().st_mtime

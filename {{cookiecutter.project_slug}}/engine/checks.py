@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import UserError
+from .gradients import parameters_of
 from .metrics import WORST
 
+SMALLEST_SCALE = 2.0**-24  # of fp16 gradients; GradScaler starts with 2**16 and halves at every overflow
 AT_LEAST_1 = ("epochs", "accumulate", "log_per_step", "save_per_epochs")
-AT_LEAST_0 = ("clip_grad", "keep_last", "warm_up_epochs", "seed", "patience")
+AT_LEAST_0 = ("clip_grad", "keep_last", "warm_up_epochs", "seed", "patience", "patience_stop", "save_per_steps")
 
 
 def check_settings(trainer: Any) -> None:
@@ -51,14 +53,18 @@ def check_parameters(model_list: list[nn.Module], optimizer_list: list[Optimizer
                 )
 
 
-def check_finite(losses: Mapping[str, float], where: str) -> None:
-    """Raises a UserError that names the first loss that is NaN or infinite."""
-    for name, value in losses.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"{name} became {value} by {where}; lower lr, warm up longer or set clip_grad, "
-                "and resume from the last saved state"
-            )
+def check_healthy(trainer: Any) -> None:
+    """Raises a UserError for a state that must not take the place of a good one."""
+    if not nn.utils.get_total_norm(parameters_of(trainer.optimizer_list), math.inf).isfinite():
+        raise UserError(
+            f"a weight became inf or nan by update {trainer.global_step}; lower lr, warm up longer or set clip_grad, "
+            "and go on from the last saved state with --resume auto"
+        )
+    if trainer.scaler.is_enabled() and trainer.scaler.get_scale() < SMALLEST_SCALE:
+        raise UserError(
+            f"by update {trainer.global_step} fp16 gradients have overflowed so often that nothing is learnt any more; "
+            "set precision to bf16 or fp32, and start a new run"
+        )
 
 
 def check_has(values: Mapping[str, Any], name: str, what: str) -> None:

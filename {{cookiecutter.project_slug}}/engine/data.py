@@ -1,6 +1,5 @@
 """Data loading: sample order as a function of (seed, epoch), whole batches at a time, a seeded hold-out."""
 
-import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from . import UserError
 from .seeding import epoch_generator
+from .stops import leave_signals_to_parent
 
 T = TypeVar("T")
 
@@ -18,37 +18,47 @@ T = TypeVar("T")
 class EpochBatches(Sampler[list[int]]):
     """Every sample once, in batches whose order depends on (seed, epoch) and on nothing else; the last may be short.
 
-    Of three and more, it never is a single sample, which batch normalisation cannot train on: it gets one from before.
+    It is never a single sample, which batch normalisation cannot train on, unless all are: then it takes one from the
+    batch before it or, where that has two, joins it.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int) -> None:
-        self.length = length
-        self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0
+        self.length = length
+        self.ends = [*range(batch_size, length, batch_size), length]
+        if length % batch_size == 1 and len(self.ends) > 1:
+            shift = [self.ends[-2] - 1] if batch_size > 2 else []
+            self.ends[-2:-1] = shift
+        self.start_at(0, 0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of that epoch."""
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Chooses the order of that epoch, and the batch that comes first: those before it are not even loaded."""
         self.epoch = epoch
+        self.first = batch
 
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(self.length, generator=epoch_generator(self.seed, self.epoch)).tolist()
-        ends = list(range(self.batch_size, self.length, self.batch_size))
-        if ends and self.length - ends[-1] == 1 and self.batch_size > 2:
-            ends[-1] -= 1
-        for start, end in zip([0, *ends], [*ends, self.length], strict=True):
+        for start, end in list(zip([0, *self.ends], self.ends, strict=False))[self.first :]:
             yield order[start:end]
 
     def __len__(self) -> int:
-        return math.ceil(self.length / self.batch_size)
+        return len(self.ends)
 
 
-def set_epoch(loader: Iterable[Any], epoch: int) -> None:
-    """Tells the loader's samplers and data set which epoch begins, if they want to know it."""
+def batches_of(loader: Iterable[Any], epoch: int, first: int) -> Iterator[Any]:
+    """The loader's batches of an epoch from number `first` on; its sampler and data set are told the epoch."""
+    sampler: Any = getattr(loader, "batch_sampler", None)
+    skips = hasattr(sampler, "start_at")
+    if skips:
+        sampler.start_at(epoch, first)
     for name in ("sampler", "batch_sampler", "dataset"):
         part: Any = getattr(loader, name, None)
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
+    batches = iter(loader)
+    for _ in range(0 if skips else first):
+        next(batches)
+    return batches
 
 
 class Rows(Dataset[Any]):
@@ -96,14 +106,20 @@ def train_loader(dataset: Rows, batch_size: int, seed: int, workers: int, pin: b
         workers: processes that load; 0 loads in the training process.
         pin: whether batches are put where a GPU can fetch them by itself.
     """
-    batches = EpochBatches(len(dataset), batch_size, seed)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_is, pin_memory=pin)
+    return open_loader(dataset, EpochBatches(len(dataset), batch_size, seed), workers, pin)
 
 
 def eval_loader(dataset: Rows, batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:
     """The data set's own batches, always the same; nothing is left out."""
-    batches = dataset.batches(batch_size)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_is, pin_memory=pin)
+    return open_loader(dataset, dataset.batches(batch_size), workers, pin)
+
+
+def open_loader(dataset: Rows, batches: Any, workers: int, pin: bool) -> DataLoader[Any]:
+    """Those batches, by index; workers leave signals to the process that trains."""
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_is, pin_memory=pin,
+        worker_init_fn=leave_signals_to_parent,
+    )  # fmt: skip
 
 
 def loaders(

@@ -2,9 +2,12 @@
 
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
+
+from . import UserError
 
 
 class Tee:
@@ -13,15 +16,22 @@ class Tee:
     def __init__(self, console: TextIO, log: TextIO) -> None:
         self.console = console
         self.log = log
+        self.complained = False
 
     def write(self, text: str) -> int:
         self.console.write(text)
-        self.log.write(text)
+        try:
+            self.log.write(text)
+        except OSError as error:  # a full disk must not end what is being logged
+            if not self.complained:
+                self.complained = True
+                self.console.write(f"{self.log.name} lacks lines from here on: {error.strerror or error}\n")
         return len(text)
 
     def flush(self) -> None:
         self.console.flush()
-        self.log.flush()
+        with suppress(OSError):
+            self.log.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.console, name)
@@ -31,12 +41,19 @@ class Logger(Tee):
     """Copies stdout and stderr into a UTF-8 text file, line by line, for as long as the `with` block lasts.
 
     An exception that leaves the block is written into the file with its traceback; the streams are given back in
-    every case. A file that exists is continued. Progress bars write to `sys.__stderr__` and so never get here.
+    every case. A file that exists is continued; where the disk is full, the console alone gets the text, and a line
+    that says so. Progress bars write to `sys.__stderr__` and so never get here.
+
+    Raises:
+        UserError: the file cannot be opened.
     """
 
     def __init__(self, path: str | Path) -> None:
-        # Line buffering: after a crash, even of the interpreter, the file holds every finished line.
-        log = Path(path).open("a", 1, "utf-8", errors="backslashreplace")  # noqa: SIM115 (closed by __exit__)
+        try:
+            # Line buffering: after a crash, even of the interpreter, the file holds every finished line.
+            log = Path(path).open("a", 1, "utf-8", errors="backslashreplace")  # noqa: SIM115 (closed by __exit__)
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}); allow writing there") from error
         super().__init__(sys.stdout, log)
         self.streams: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
 
@@ -54,6 +71,7 @@ class Logger(Tee):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         sys.stdout, sys.stderr = self.streams
-        if kind is not None:
-            self.log.write("".join(traceback.format_exception(kind, error, trace)))
-        self.log.close()
+        with suppress(OSError):
+            if kind is not None and not issubclass(kind, SystemExit):  # which is an end that was meant
+                self.log.write("".join(traceback.format_exception(kind, error, trace)))
+            self.log.close()

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from . import UserError
 
+Sums = dict[str, tuple[float, int]]  # by name: the sum over samples, and their number
+
 
 class SetMetric(Protocol):
     """A score over a whole set: fed batch by batch, read once, emptied. torchmetrics has the same three methods."""
@@ -26,36 +28,44 @@ class SetMetric(Protocol):
 class SampleMeans:
     """Means over samples, by name: each batch's value counts as many times as the batch has samples.
 
-    Sums stay on the device until `means` is called, so adding never waits for it.
+    Args:
+        sums: of each name the sum over samples and their number, to go on from.
+        read_after: batches whose values stay on their device before they are read; adding them waits for nothing.
     """
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+    def __init__(self, sums: Sums | None = None, read_after: int = 100) -> None:
+        self.sums: Sums = dict(sums or {})
+        self.read_after = read_after
+        self.unread: dict[str, list[tuple[Tensor, int, int]]] = {}
+        self.bad: list[tuple[int, str, float]] = []  # values that are inf or NaN: update, name, value
 
-    def add(self, values: Mapping[str, Any], samples: int) -> None:
-        """Takes in the means of one batch: scalars by name."""
+    def add(self, values: Mapping[str, Any], samples: int, update: int = 0) -> None:
+        """Takes in the means of one batch, scalars by name, and the number of the update that it belongs to."""
         for name, value in values.items():
             value = torch.as_tensor(value).detach()
             if value.numel() != 1:
                 raise UserError(f"{name!r} has shape {tuple(value.shape)}: return its mean over the batch, a scalar")
-            exact = torch.float32 if value.device.type == "mps" else torch.float64
-            total = value.reshape(()).to(exact) * samples
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
-            self.counts[name] = self.counts.get(name, 0) + samples
+            unread = self.unread.setdefault(name, [])
+            unread.append((value, samples, update))
+            if len(unread) >= self.read_after:
+                self.read()
 
-    def merge(self, other: "SampleMeans") -> None:
-        """Takes in all that `other` holds."""
-        for name, total in other.sums.items():
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
-            self.counts[name] = self.counts.get(name, 0) + other.counts[name]
+    def read(self) -> Sums:
+        """The sums over all that was taken in. They do not depend on when they are read: values are added in turn."""
+        for name, unread in self.unread.items():
+            values = torch.stack([value.reshape(()) for value, _, _ in unread]).tolist()
+            total, count = self.sums.get(name, (0.0, 0))
+            for value, (_, samples, update) in zip(values, unread, strict=True):
+                total, count = total + value * samples, count + samples
+                if not math.isfinite(value):
+                    self.bad.append((update, name, value))
+            self.sums[name] = (total, count)
+        self.unread = {}
+        return self.sums
 
     def means(self) -> dict[str, float]:
         """The means so far."""
-        if not self.sums:
-            return {}
-        sums = torch.stack([total.cpu() for total in self.sums.values()]).tolist()
-        return {name: total / self.counts[name] for name, total in zip(self.sums, sums, strict=True)}
+        return {name: total / count for name, (total, count) in self.read().items()}
 
 
 WORST = {"max": -math.inf, "min": math.inf}  # what everything improves on, by mode
@@ -64,3 +74,11 @@ WORST = {"max": -math.inf, "min": math.inf}  # what everything improves on, by m
 def improves(value: float, best: float, mode: str, threshold: float = 0.0) -> bool:
     """Whether `value` is better than `best` by more than `threshold`, a part of `best`. No tie and no NaN ever is."""
     return value > best * (1 + threshold) if mode == "max" else value < best * (1 - threshold)
+
+
+def note_best_values(best: dict[str, float], scores: Mapping[str, float], modes: Mapping[str, str]) -> None:
+    """Keeps in `best` the best value of each score on its own; those that `modes` does not name are "max"."""
+    for name, value in scores.items():
+        mode = modes.get(name, "max")
+        if improves(value, best.get(name, WORST[mode]), mode):
+            best[name] = value

@@ -111,8 +111,12 @@ def show(network: Network, inp: Any, writer: Any) -> None:
         print(f"no summary or no graph: {str(error).strip().splitlines()[0]}")
 
 
-def export(network: Network, inp: torch.Tensor, path: str | Path) -> None:
-    """Writes the network as a program for batches of any size."""
+def export(trainer: Any, path: str | Path) -> None:
+    """Writes a trainer's network as a program for batches of any size, in eval mode and on the CPU."""
+    twin = copy.copy(trainer)
+    twin.model_list = [copy.deepcopy(model).cpu().eval() for model in trainer.model_list]
+    inp = trainer.example_input().cpu()
     inp = torch.cat([inp, inp])[:2]  # a batch of one would be taken for a constant
-    program = torch.export.export(network, (inp,), dynamic_shapes=({0: torch.export.Dim("batch", max=2**31)},))
+    batch = torch.export.Dim("batch", max=2**31)
+    program = torch.export.export(Network(twin.model_list, twin.forward), (inp,), dynamic_shapes=({0: batch},))
     torch.export.save(program, path)

@@ -1,7 +1,8 @@
 """What a run shows while it trains: TensorBoard, progress bars, the line per epoch. log.txt is in logger.py."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,49 @@ class NoWriter:
         return lambda *args, **kwargs: None
 
 
+class Recorder:
+    """A TensorBoard writer that gives up, and says so, where its files cannot be written: training does not end."""
+
+    def __init__(self, path: str | Path, open_files: Callable[[], Any]) -> None:
+        self.path = path
+        self.writer: Any = NoWriter()
+        self.writer = self.attempt(open_files) or self.writer
+
+    def attempt(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The call's result; None where it fails."""
+        try:
+            return call(*args, **kwargs)
+        except OSError as error:
+            self.writer = NoWriter()
+            print(f"TensorBoard's records end here: {self.path} cannot be written ({error.strerror or error})")
+            return None
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(self.attempt, getattr(self.writer, name))
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.attempt(self.writer.close)
+
+
+def first_record(trainer: Any) -> int:
+    """The first update whose TensorBoard records are still to be made: what is there for it and later is void."""
+    # A stopped evaluation comes again, and what it records belongs to the update that was made last.
+    return int(trainer.global_step + (trainer.epoch_step != trainer.updates_per_epoch()))
+
+
 def open_writer(path: str | Path, first_step: int = 0) -> Any:
     """A TensorBoard writer whose records count from update `first_step` on.
 
     Records that an earlier process left there for these updates no longer count: a resumed run shows none twice.
     """
+    return Recorder(path, lambda: summary_writer(path, first_step))
+
+
+def summary_writer(path: str | Path, first_step: int) -> Any:
+    """torch's own, with the files of the chart that has two curves open."""
     # Imported here: a run without TensorBoard starts faster.
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from torch.utils.tensorboard import FileWriter, SummaryWriter
@@ -35,11 +74,16 @@ def open_writer(path: str | Path, first_step: int = 0) -> Any:
     return writer
 
 
+def record_scalars(writer: Any, step: int, values: Mapping[str, float]) -> None:
+    """Every value under its tag."""
+    for tag, value in values.items():
+        writer.add_scalar(tag, value, step)
+
+
 def record_epoch(writer: Any, train_loss: float, scores: Mapping[str, float], step: int) -> None:
-    """Both mean losses of an epoch on one chart, and every score by name; on the disk when this returns."""
+    """Both mean losses of an epoch on one chart, and every score by name."""
     writer.add_scalars("loss_per_epoch", {"train": train_loss, "eval": scores["loss"]}, step)
-    for name, value in scores.items():
-        writer.add_scalar(f"eval/{name}", value, step)
+    record_scalars(writer, step, {f"eval/{name}": value for name, value in scores.items()})
     writer.flush()
 
 
@@ -63,17 +107,37 @@ def rates_by_name(optimizer_list: list[Optimizer]) -> dict[str, float]:
     return rates
 
 
-def progress(what: str, total: int) -> Any:
-    """A bar of `total` steps on the terminal's stderr; none in a pipe, and never in log.txt."""
+def progress(what: str, total: int, done: int = 0) -> Any:
+    """A bar of `total` steps, some of them done, on the terminal's stderr; none in a pipe, and never in log.txt."""
     terminal = sys.__stderr__
     quiet = terminal is None or not terminal.isatty()
-    return tqdm(total=total, desc=what, file=terminal, disable=quiet, leave=False, dynamic_ncols=True)
+    return tqdm(total=total, initial=done, desc=what, file=terminal, disable=quiet, leave=False, dynamic_ncols=True)
 
 
-def epoch_line(epoch: str, train_loss: float, scores: Mapping[str, float], rates: Mapping[str, float]) -> str:
+def epoch_line(trainer: Any, train_loss: float, scores: Mapping[str, float], seconds: float) -> str:
     """What an epoch came to, in a line."""
     values = {"train loss": train_loss, "eval loss": scores["loss"]}
     values |= {name: value for name, value in scores.items() if name != "loss"}
     shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-    lrs = ", ".join(f"{lr:.3g}" for lr in rates.values())
-    return f"epoch {epoch}  {shown}  next lr {lrs}"
+    lrs = ", ".join(f"{lr:.3g}" for lr in rates_by_name(trainer.optimizer_list).values())
+    best = "  best" if trainer.best_epoch == trainer.epoch else ""
+    return f"epoch {trainer.epoch}/{trainer.epochs}  {shown}  next lr {lrs}  {seconds:.1f} s{best}"
+
+
+def print_best(trainer: Any) -> None:
+    """The scores of the best epoch, and the best value that each score reached in any."""
+    if not trainer.best_metric:
+        print(f"no epoch is the best: {trainer.key_metric} was no number in any, and there is no best.pth")
+        return
+    print(f"best epoch {trainer.best_epoch} (by {trainer.key_metric})")
+    for name, value in trainer.best_metric.items():
+        print(f"  {name:<12} {value:.4f}   best of all epochs {trainer.best_values.get(name, value):.4f}")
+
+
+def print_members(members: Mapping[str, Any], print_model: bool) -> None:
+    """What is short enough to read, the models too where asked."""
+    print(f"{' trainer ':=^60}")
+    long = {"train_loader", "eval_loader", "test_loader", "writer", "optimizer_list", "lr_scheduler_list", "meta"}
+    for name, value in members.items():
+        if not name.startswith("_") and name not in long and (print_model or name != "model_list"):
+            print(f"{name}: {value}")

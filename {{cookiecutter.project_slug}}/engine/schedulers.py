@@ -62,6 +62,11 @@ class WarmUpLR(LRScheduler):
         """Whether the next update still belongs to the warm-up."""
         return self.last_epoch < self.total
 
+    def step(self, epoch: int | None = None) -> None:
+        """Goes on to the next update, or to update `epoch`: the argument's name is torch's."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self.refresh()
+
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """The rate of the next update, one per parameter group."""
         if self.warming_up:
@@ -232,3 +237,16 @@ def build_schedule(lr_scheduler_type: str, optimizer: Optimizer, timeline: Timel
     if timeline.step_size < 1:
         raise UserError(f"step_size {timeline.step_size} must be at least 1 epoch")
     return SCHEDULES[lr_scheduler_type](optimizer, timeline)
+
+
+def build_schedules(trainer: Any) -> list[Schedule]:
+    """A schedule for each optimizer of a trainer, by its settings; those that it has hand on where they stand."""
+    names = Timeline.__dataclass_fields__.keys() - {"updates_per_epoch"}
+    timeline = Timeline(
+        updates_per_epoch=trainer.updates_per_epoch(), **{name: getattr(trainer, name) for name in names}
+    )
+    progress = [schedule.state_dict() for schedule in trainer.lr_scheduler_list]
+    schedules = [build_schedule(trainer.lr_scheduler_type, o, timeline) for o in trainer.optimizer_list]
+    for schedule, state in zip(schedules, progress, strict=False):
+        schedule.load_state_dict(state)
+    return schedules

@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -26,20 +27,37 @@ def seed_everything(seed: int) -> None:
         numpy.random.seed(seed % 2**32)
 
 
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Where every generator stands, the device's too; of plain types."""
+    state = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if numpy := sys.modules.get("numpy"):
+        kind, words, *rest = numpy.random.get_state()
+        state["numpy"] = (kind, words.tolist(), *rest)
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(*only(device))
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Puts every generator back to where it stood; that of a device of another type stays."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if (numpy := sys.modules.get("numpy")) and "numpy" in state:
+        numpy.random.set_state(state["numpy"])
+    if device.type in state:
+        torch.get_device_module(device).set_rng_state(state[device.type], *only(device))
+
+
+def only(device: torch.device) -> list[torch.device]:
+    """The argument that chooses one of several CUDA devices; the other types have one generator."""
+    return [device] if device.type == "cuda" else []
+
+
 @contextmanager
 def kept_random_state(device: torch.device) -> Iterator[None]:
     """Gives every generator, the device's too, back in the state in which it was."""
-    python, numpy = random.getstate(), sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy else None
-    torch_state = torch.get_rng_state()
-    on_device = torch.get_device_module(device) if device.type != "cpu" else torch
-    which = [device] if device.type == "cuda" else []  # the others have one generator
-    device_state = on_device.get_rng_state(*which)
+    state = random_state(device)
     try:
         yield
     finally:
-        random.setstate(python)
-        if numpy and numpy_state:
-            numpy.random.set_state(numpy_state)
-        on_device.set_rng_state(device_state, *which)
-        torch.set_rng_state(torch_state)
+        set_random_state(state, device)

@@ -1,12 +1,13 @@
 """Trainer: trains and evaluates a list of models with a list of optimizers; a task overrides its loss and its scores.
 
-Schedules are in schedulers.py, checkpoint files in checkpoint.py, means and scores in metrics.py.
+Schedules are in schedulers.py, means and scores in metrics.py, what a state holds in state.py, its file in
+checkpoint.py, what a signal does in stops.py.
 """
 
-import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import UserError, checkpoint
-from .checks import check_finite, check_has, check_parameters, check_settings
-from .data import set_epoch, windows
+from . import UserError, checkpoint, records
+from .checks import check_has, check_healthy, check_parameters, check_settings
+from .data import batches_of, windows
 from .devices import autocast, grad_scaler, num_samples, pick_device, pick_precision, to_device
-from .metrics import WORST, SampleMeans, SetMetric, improves
+from .gradients import clip, overflow
+from .losses import EpochLosses
+from .metrics import WORST, SampleMeans, SetMetric, improves, note_best_values
 from .network import Network, eval_mode, export, one_forward, show
-from .records import NoWriter, epoch_line, progress, rates_by_name, record_epoch, record_histograms
-from .schedulers import Schedule, Timeline, build_schedule
+from .schedulers import Schedule, build_schedules
 from .seeding import epoch_seed, kept_random_state, seed_everything
-
-SAVED_WITH_WEIGHTS = ("meta", "epoch", "global_step", "key_metric", "best_metric")
-SAVED_TO_CONTINUE = ("best_epoch", "best_values", "train_means")
+from .state import collect, restore
+from .stops import Stopped, StopSignals
 
 
 class Trainer:
@@ -36,6 +37,7 @@ class Trainer:
     """
 
     # Settings, named and explained as in config.py; `configure` takes them from there.
+    task_type: str = ""
     epochs: int = 20
     lr_scheduler_type: str = "annealing"
     eta_min: float = 0.0
@@ -52,7 +54,9 @@ class Trainer:
     seed: int = 0
     log_per_step: int = 50
     save_per_epochs: int = 1
+    save_per_steps: int = 0
     keep_last: int = 3
+    patience_stop: int = 0
     histograms: bool = False
 
     def __init__(self) -> None:
@@ -71,16 +75,20 @@ class Trainer:
         # Where it runs and what it writes.
         self.device = pick_device("auto")
         self.ckpt_dir = Path("check_point") / time.strftime("%Y-%m-%d_%H-%M-%S")
-        self.writer: Any = NoWriter()
+        self.writer: Any = records.NoWriter()
         # Where it stands.
         self.epoch = 0  # the epoch in training, or the last one trained
+        self.epoch_step = 0  # updates made in the epoch in training; all of them until it is evaluated, then 0
         self.global_step = 0  # updates made
         self.best_metric: dict[str, float] = {}  # losses and scores of the best epoch
         self.best_epoch = 0
         self.best_values: dict[str, float] = {}  # the best value of each loss and score on its own
         self.train_means: dict[str, float] = {}  # mean losses of the last epoch
+        self.losses = EpochLosses()  # of the epoch in training
+        self.last_point: tuple[int, dict[str, float]] = (0, {})  # update and values of the last log point
         self.logged_losses: list[float] = []  # mean loss at each log point of the last epoch
         self.lr_scheduler_list: list[Schedule] = []
+        self.stops = StopSignals()
         self._epoch_began = time.perf_counter()
 
     def configure(self, settings: object) -> None:
@@ -133,21 +141,13 @@ class Trainer:
                 model.compile()
         self.scaler = grad_scaler(self.precision, self.device)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
-        self._build_schedules()
+        self.lr_scheduler_list = build_schedules(self)
         parts = " + ".join(f"{sum(p.numel() for p in model.parameters()):,}" for model in self.model_list)
         print(f"device {self.device}, precision {self.precision}, parameters {parts}")
 
     def updates_per_epoch(self) -> int:
         """The number of optimizer steps in an epoch."""
         return math.ceil(len(self.train_loader) / self.accumulate)
-
-    def _build_schedules(self) -> None:
-        names = Timeline.__dataclass_fields__.keys() - {"updates_per_epoch"}
-        timeline = Timeline(updates_per_epoch=self.updates_per_epoch(), **{name: getattr(self, name) for name in names})
-        progress = [schedule.state_dict() for schedule in self.lr_scheduler_list]
-        self.lr_scheduler_list = [build_schedule(self.lr_scheduler_type, o, timeline) for o in self.optimizer_list]
-        for schedule, state in zip(self.lr_scheduler_list, progress, strict=False):
-            schedule.load_state_dict(state)
 
     # ---- training ----
 
@@ -156,46 +156,66 @@ class Trainer:
 
         Schedules end with the last of these epochs. More epochs for a finished run mean a longer curve, on which it
         goes on from where it stands: annealing leaves eta_min for the rate that the longer curve has there.
+
+        SIGTERM or SIGINT ends it after the update, or the batch of an evaluation, in progress: a state is saved and
+        SystemExit raised, with 128 and the signal's number; a second SIGINT raises KeyboardInterrupt at once.
         """
         if epochs != self.epochs:
             self.epochs = epochs
-            self._build_schedules()
-        while self.epoch < self.epochs:
-            self.train_loop()
-            self.eval_loop(self.save_per_epochs)
+            self.lr_scheduler_list = build_schedules(self)
+        with StopSignals() as self.stops:
+            try:
+                while not self._finished():
+                    if self.epoch_step < self.updates_per_epoch():
+                        self.train_loop()
+                    elif self.last_point[0] == self.global_step:  # stopped in the evaluation: see first_record
+                        records.record_scalars(self.writer, *self.last_point)
+                    self.eval_loop(self.save_per_epochs)
+                    self.stops.check()
+            except Stopped as stop:
+                print(f"stopped by {stop.signal.name} after update {self.global_step}; saved {self._save()}")
+                raise SystemExit(stop.status) from None
+        checkpoint.prune(self.ckpt_dir, self.keep_last)  # a kill may have come between the last save and its pruning
+        if self.epoch < self.epochs:
+            print(f"no better {self.key_metric} for {self.patience_stop} epochs: training ends early (patience_stop)")
+
+    def _finished(self) -> bool:
+        out_of_patience = 0 < self.patience_stop <= self.epoch - self.best_epoch
+        return self.epoch_step == 0 and (self.epoch >= self.epochs or out_of_patience)
 
     def train_loop(self) -> dict[str, float]:
-        """Trains for one epoch; returns the mean losses over its samples."""
-        self._start_epoch()
-        epoch_means = SampleMeans()
-        with progress(f"epoch {self.epoch}/{self.epochs}", self.updates_per_epoch()) as bar:
-            log_means = SampleMeans()
-            for window in windows(self.train_loader, self.accumulate):
-                self._update(window, log_means)
+        """Trains for an epoch, or the rest of the one in which a state was saved; returns its mean losses."""
+        batches = self._batches()
+        with records.progress(f"epoch {self.epoch}/{self.epochs}", self.updates_per_epoch(), self.epoch_step) as bar:
+            for window in windows(batches, self.accumulate):
+                self._update(window)
                 if self.global_step % self.log_per_step == 0:
-                    bar.set_postfix(self._log_losses(log_means))
-                    epoch_means.merge(log_means)
-                    log_means = SampleMeans()
+                    bar.set_postfix(self._log_losses())
                 self.update_lr_scheduler()
                 bar.update()
-            epoch_means.merge(log_means)
-        self.train_means = epoch_means.means()
-        check_finite(self.train_means, f"epoch {self.epoch}, update {self.global_step}")
+                if self.epoch_step < self.updates_per_epoch():
+                    self._between_updates()
+        self.losses.check()
+        self.train_means = self.losses.means()
         if self.histograms:
-            record_histograms(self.writer, self.model_list, self.global_step)
+            records.record_histograms(self.writer, self.model_list, self.global_step)
         return self.train_means
 
-    def _start_epoch(self) -> None:
-        self.epoch += 1
-        self._epoch_began = time.perf_counter()
-        self.logged_losses = []
-        # All that an epoch draws follows from (seed, epoch): a resumed run needs no state of any generator.
-        seed_everything(epoch_seed(self.seed, self.epoch))
-        set_epoch(self.train_loader, self.epoch)
+    def _batches(self) -> Iterator[Any]:
+        """The batches of the next epoch, or those that are left of the one in training."""
+        if self.epoch_step in (0, self.updates_per_epoch()):
+            self.epoch, self.epoch_step = self.epoch + 1, 0
+            self.losses, self.logged_losses = EpochLosses(), []
+            self._epoch_began = time.perf_counter()
         for model in self.model_list:
             model.train()
+        # All that an epoch draws follows from (seed, epoch), up to where a state within it was saved: that has the
+        # generators as they stood, which the batches that are passed over must not move.
+        with kept_random_state(self.device) if self.epoch_step else nullcontext():
+            seed_everything(epoch_seed(self.seed, self.epoch))
+            return batches_of(self.train_loader, self.epoch, self.epoch_step * self.accumulate)
 
-    def _update(self, window: list[Any], means: SampleMeans) -> None:
+    def _update(self, window: list[Any]) -> None:
         """One step of every optimizer on the gradient of the mean loss over all samples of the window's batches."""
         for optimizer in self.optimizer_list:
             optimizer.zero_grad()
@@ -205,25 +225,23 @@ class Trainer:
                 losses = self.loss_per_batch(to_device(batch, self.device))
             check_has(losses, "loss", "the one to minimise, in what loss_per_batch returns")
             samples = num_samples(batch)
-            means.add(losses, samples)
+            self.losses.add(losses, samples, self.global_step + 1)
             self.scaler.scale(losses["loss"] * (samples / total)).backward()
+        if not self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler leaves such updates out
+            self.losses.watch(overflow(self.optimizer_list), self.global_step + 1)
         if self.clip_grad:
-            self._clip_gradients()
+            clip(self.optimizer_list, self.scaler, self.clip_grad)
         for optimizer in self.optimizer_list:
             self.scaler.step(optimizer)
         self.scaler.update()
         self.global_step += 1
+        self.epoch_step += 1
 
-    def _clip_gradients(self) -> None:
-        """Scales the gradients of all parts by one factor, so that their common norm is at most `clip_grad`.
-
-        A part that overflowed in fp16 is not stepped by the scaler; the others then get gradients of zero.
-        """
-        for optimizer in self.optimizer_list:
-            self.scaler.unscale_(optimizer)
-        parameters = [p for o in self.optimizer_list for group in o.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        nn.utils.clip_grads_with_norm_(parameters, self.clip_grad, torch.where(norm.isfinite(), norm, math.inf))
+    def _between_updates(self) -> None:
+        """Saves inside the epoch where it is due, and stops where that was asked for."""
+        if self.save_per_steps and self.global_step % self.save_per_steps == 0:
+            self._save()
+        self.stops.check()
 
     def update_lr_scheduler(self, scores: Mapping[str, float] | None = None) -> None:
         """Moves every schedule on by one update or, given the scores of an evaluation, tells it these."""
@@ -254,13 +272,12 @@ class Trainer:
         self._note_best(scores)
         # Before the state is saved: what a state covers has been recorded.
         train_loss = self.train_means.get("loss", math.nan)
-        record_epoch(self.writer, train_loss, scores, self.global_step)
-        line = epoch_line(f"{self.epoch}/{self.epochs}", train_loss, scores, rates_by_name(self.optimizer_list))
-        best = "  best" if self.best_epoch == self.epoch else ""
-        print(f"{line}  {time.perf_counter() - self._epoch_began:.1f} s{best}")
-        if self.epoch % save_per_epochs == 0 or self.epoch >= self.epochs:
-            self.save_state(Path(self.ckpt_dir) / f"epoch{self.epoch}.pth")
-            checkpoint.prune(self.ckpt_dir, self.keep_last)
+        records.record_epoch(self.writer, train_loss, scores, self.global_step)
+        self.epoch_step = 0
+        print(records.epoch_line(self, train_loss, scores, time.perf_counter() - self._epoch_began))
+        in_turn = self.save_per_steps and self.global_step % self.save_per_steps == 0
+        if self.epoch % save_per_epochs == 0 or in_turn or self._finished():
+            self._save()
         return scores[self.key_metric]
 
     @torch.inference_mode()
@@ -269,8 +286,10 @@ class Trainer:
         means = SampleMeans()
         for score in self.set_metrics.values():
             score.reset()
-        with eval_mode(self.model_list), kept_random_state(self.device), progress("evaluation", len(loader)) as bar:
+        bar = records.progress("evaluation", len(loader))
+        with eval_mode(self.model_list), kept_random_state(self.device), bar:
             for batch in loader:
+                self.stops.check()
                 samples = num_samples(batch)
                 batch = to_device(batch, self.device)
                 with autocast(self.precision, self.device), one_forward(self):
@@ -291,10 +310,7 @@ class Trainer:
 
     def _note_best(self, scores: dict[str, float]) -> None:
         modes = {name: "min" for name in self.train_means} | self.score_modes | {self.key_metric: self.key_mode}
-        for name, value in scores.items():
-            mode = modes.get(name, "max")
-            if improves(value, self.best_values.get(name, WORST[mode]), mode):
-                self.best_values[name] = value
+        note_best_values(self.best_values, scores, modes)
         best = self.best_metric.get(self.key_metric, WORST[self.key_mode])
         if improves(scores[self.key_metric], best, self.key_mode):
             self.best_metric, self.best_epoch = dict(scores), self.epoch
@@ -308,64 +324,55 @@ class Trainer:
 
     # ---- files ----
 
+    def _save(self) -> Path:
+        """Saves all that continuing needs in a file that says where the run stands; removes the oldest of these."""
+        self.losses.check()
+        self.writer.flush()  # what a state covers has been recorded
+        path = checkpoint.state_path(self.ckpt_dir, self.epoch, self.global_step if self.epoch_step else 0)
+        self.save_state(path)
+        checkpoint.prune(self.ckpt_dir, self.keep_last)
+        return path
+
     def save_state(self, path: str | Path, optim: bool = True) -> None:
-        """Writes the weights and scores and, with `optim`, all that continuing needs."""
-        state: dict[str, Any] = {f"model{i}": model.state_dict() for i, model in enumerate(self.model_list)}
-        state |= {name: getattr(self, name) for name in SAVED_WITH_WEIGHTS}
-        if optim:
-            state |= {name: getattr(self, name) for name in SAVED_TO_CONTINUE}
-            state |= {f"optimizer{i}": optimizer.state_dict() for i, optimizer in enumerate(self.optimizer_list)}
-            state |= {f"lr_scheduler{i}": s.state_dict() for i, s in enumerate(self.lr_scheduler_list)}
-            state["scaler"] = self.scaler.state_dict()
-        checkpoint.save(state, path)
+        """Writes the weights and scores and, with `optim`, all that continuing needs.
+
+        Raises:
+            UserError: a weight is inf or NaN, or the file cannot be written; what was at `path` stays.
+        """
+        check_healthy(self)
+        checkpoint.save(collect(self, optim), path)
 
     def load_state(self, path: str | Path, optim: bool = True) -> None:
         """Reads what `save_state` wrote; without `optim` the weights alone, for inference.
 
         Raises:
-            UserError: a damaged file, one of another network, or one without what continuing needs.
+            UserError: a damaged file, one of another task or network, or one without what continuing needs.
         """
-        state = checkpoint.load(path)
-        checkpoint.check_fits(state, self.model_list, path)
-        if optim:
-            checkpoint.check_continues(state, self, path)
-        for number, model in enumerate(self.model_list):
-            model.load_state_dict(state[f"model{number}"])
-            model.to(self.device)
-        if not optim:
-            return
-        for number, (optimizer, schedule) in enumerate(zip(self.optimizer_list, self.lr_scheduler_list, strict=True)):
-            optimizer.load_state_dict(state[f"optimizer{number}"])
-            schedule.load_state_dict(state[f"lr_scheduler{number}"])
-        self.scaler.load_state_dict(state["scaler"])
-        for name in SAVED_WITH_WEIGHTS + SAVED_TO_CONTINUE:
-            setattr(self, name, state[name])
+        restore(self, checkpoint.load(path), path, optim)
 
     def save_model(self, path: str | Path) -> None:
         """Writes the whole network, so that it runs without this project's code, for batches of any size.
 
         Read it with `torch.export.load(path).module()`; it is in eval mode and on the CPU.
         """
-        twin = copy.copy(self)
-        twin.model_list = [copy.deepcopy(model).cpu().eval() for model in self.model_list]
-        export(Network(twin.model_list, twin.forward), to_device(self.example_input(), torch.device("cpu")), path)
+        export(self, path)
 
     def example_input(self) -> Any:
         """An input of `forward`: the one in the first evaluation batch."""
-        return next(iter(self.eval_loader))[0]
+        with kept_random_state(self.device):
+            return next(iter(self.eval_loader))[0]
 
     # ---- records ----
 
-    def _log_losses(self, means: SampleMeans) -> dict[str, float]:
+    def _log_losses(self) -> dict[str, float]:
         """Records the losses since the last log point and the rates of the update just made."""
-        losses = means.means()
-        check_finite(losses, f"epoch {self.epoch}, update {self.global_step}")
+        self.losses.check()
+        losses = self.losses.close_window()
         self.logged_losses.append(losses["loss"])
-        if self.global_step > 1:  # the very first loss is far above all others and would flatten the curve
-            for name, value in losses.items():
-                self.writer.add_scalar(f"train/{name}", value, self.global_step)
-        for name, lr in rates_by_name(self.optimizer_list).items():
-            self.writer.add_scalar(name, lr, self.global_step)
+        # The very first loss is far above all others and would flatten the curve.
+        shown = {f"train/{name}": value for name, value in losses.items() if self.global_step > 1}
+        self.last_point = self.global_step, shown | records.rates_by_name(self.optimizer_list)
+        records.record_scalars(self.writer, *self.last_point)
         return losses
 
     def get_model_info(self, fake_inp: Any) -> None:
@@ -381,20 +388,13 @@ class Trainer:
 
     def print_best_metrics(self) -> None:
         """Prints the scores of the best epoch and the best value that each score reached in any."""
-        print(f"best epoch {self.best_epoch} (by {self.key_metric})")
-        for name, value in self.best_metric.items():
-            print(f"  {name:<12} {value:.4f}   best of all epochs {self.best_values[name]:.4f}")
+        records.print_best(self)
 
     def print_final_lr(self) -> None:
         """Prints the present learning rate of every parameter group."""
-        for name, lr in rates_by_name(self.optimizer_list).items():
+        for name, lr in records.rates_by_name(self.optimizer_list).items():
             print(f"final {name}: {lr:g}")
 
     def print_all_member(self, print_model: bool = False) -> None:
         """Prints every setting and attribute that is short enough to read, the models too where asked."""
-        print(f"{' trainer ':=^60}")
-        long = {"train_loader", "eval_loader", "test_loader", "writer", "optimizer_list", "lr_scheduler_list", "meta"}
-        settings = {name: getattr(self, name) for name in Trainer.__annotations__}
-        for name, value in {**settings, **vars(self)}.items():
-            if not name.startswith("_") and name not in long and (print_model or name != "model_list"):
-                print(f"{name}: {value}")
+        records.print_members({name: getattr(self, name) for name in Trainer.__annotations__} | vars(self), print_model)
