@@ -66,10 +66,32 @@ def test_the_newest_states_are_kept(tmp_path: Path) -> None:
     for epoch in (1, 2, 9, 10, 11):
         checkpoint.save({"epoch": epoch}, tmp_path / f"epoch{epoch}.pth")
     checkpoint.save({}, tmp_path / "best.pth")
-    checkpoint.prune(tmp_path, keep_last=0)
+    newest = tmp_path / "epoch11.pth"
+    checkpoint.prune(newest, keep_last=0)
     assert len(os.listdir(tmp_path)) == 6
-    checkpoint.prune(tmp_path, keep_last=2)
+    checkpoint.prune(newest, keep_last=2)
     assert sorted(os.listdir(tmp_path)) == ["best.pth", "epoch10.pth", "epoch11.pth"]
+
+
+def test_states_inside_an_epoch_are_kept_until_the_epoch_has_its_own(tmp_path: Path) -> None:
+    def left(newest: str) -> list[str]:
+        checkpoint.save({}, tmp_path / newest)
+        checkpoint.prune(tmp_path / newest, keep_last=2)
+        return [path.name for path in checkpoint.states_in(tmp_path)]
+
+    for name in ("epoch1.pth", "epoch2.pth", "epoch3_step21.pth", "epoch3_step24.pth"):
+        checkpoint.save({}, tmp_path / name)
+    inside = ["epoch3_step100.pth", "epoch3_step24.pth"]
+    assert left("epoch3_step100.pth") == [*inside, "epoch2.pth", "epoch1.pth"]
+    assert left("epoch3.pth") == ["epoch3.pth", "epoch2.pth"]
+
+
+def test_a_state_that_is_later_but_damaged_costs_no_other(tmp_path: Path) -> None:
+    for name in ("epoch1.pth", "epoch2.pth", "epoch3_step30.pth"):
+        checkpoint.save({}, tmp_path / name)
+    (tmp_path / "epoch3.pth").write_bytes(b"damaged")
+    checkpoint.prune(tmp_path / "epoch3_step30.pth", keep_last=1)
+    assert sorted(os.listdir(tmp_path)) == ["epoch2.pth", "epoch3.pth", "epoch3_step30.pth"]
 
 
 def test_auto_finds_the_newest_state_that_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,28 @@ def test_a_file_that_exists_is_continued_and_clean_empties_it(tmp_path: Path) ->
     assert path.read_text() == "third\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_under_the_console_ends_nothing_and_the_file_has_every_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w", buffering=1))
+    with Logger(tmp_path / "log.txt"):
+        print("first")
+        print("second", flush=True)
+    text = (tmp_path / "log.txt").read_text()
+    assert "first\n" in text and "second\n" in text
+    assert text.count("the console lacks lines from here on") == 1
+
+
+def test_a_reader_that_has_gone_is_not_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w", buffering=1))
+    with pytest.raises(BrokenPipeError), Logger(tmp_path / "log.txt"):
+        print("into `head`, which has seen enough")
+    monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_the_last_line_survives_a_kill(tmp_path: Path) -> None:
     script = (

@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from . import UserError
-from .files import replacing
+from .files import replacing, sync_folder
 
 SEAL = b"sha256:"
 
@@ -27,6 +28,7 @@ def new_run_dir(root: str | Path) -> Path:
         path = stem if number == 1 else stem.with_name(f"{stem.name}_{number}")
         try:
             path.mkdir(parents=True)
+            sync_folder(path.parent)
             return path
         except FileExistsError:
             continue
@@ -117,16 +119,18 @@ def states_in(run_dir: str | Path) -> list[Path]:
     return sorted(named, key=position, reverse=True)
 
 
-def prune(run_dir: str | Path, keep_last: int) -> None:
-    """Removes all but the newest `keep_last` states of whole epochs and as many inside the present one; 0 keeps all."""
-    if not keep_last:
-        return
-    states = states_in(run_dir)
+def prune(newest: Path, keep_last: int) -> None:
+    """Removes states before `newest`, which is on the disk; 0 keeps all.
+
+    The newest `keep_last` states of whole epochs stay, and as many inside the epoch in progress. Later ones, which are
+    damaged where a run has gone on from an earlier one, neither count nor go.
+    """
+    states = [path for path in states_in(newest.parent) if position(path) <= position(newest)]
     whole = [path for path in states if position(path)[1] == math.inf]
-    inside = [path for path in states if path not in whole]
-    in_progress = [path for path in inside if not whole or position(path) > position(whole[0])]
-    for path in set(states) - {*whole[:keep_last], *in_progress[:keep_last]}:
-        path.unlink(missing_ok=True)
+    inside = [path for path in states if path not in whole and (not whole or position(path) > position(whole[0]))]
+    for path in set(states) - {*whole[:keep_last], *inside[:keep_last]} if keep_last else ():
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def find_state(resume: str, root: str | Path) -> Path | None:
@@ -140,8 +144,9 @@ def find_state(resume: str, root: str | Path) -> Path | None:
     if not resume:
         return None
     if Path(resume).is_file():
-        later = [path.name for path in states_in(Path(resume).parent) if position(path) > position(Path(resume))]
-        if later:
+        here = position(Path(resume))
+        later = [path.name for path in states_in(Path(resume).parent) if position(path) > here]
+        if later and any(here):  # a file of another name stands nowhere in the run
             raise UserError(f"--resume {resume}: {', '.join(later)} beside it are later; move these and best.pth away")
         return Path(resume)
     runs = list(Path(root).glob("*")) if resume == "auto" else [Path(resume)]

@@ -11,7 +11,7 @@ from . import UserError
 from .gradients import parameters_of
 from .metrics import WORST
 
-SMALLEST_SCALE = 2.0**-24  # of fp16 gradients; GradScaler starts with 2**16 and halves at every overflow
+SMALLEST_SCALE = 2.0**-8  # of fp16 gradients; GradScaler starts with 2**16 and halves at every overflow
 AT_LEAST_1 = ("epochs", "accumulate", "log_per_step", "save_per_epochs")
 AT_LEAST_0 = ("clip_grad", "keep_last", "warm_up_epochs", "seed", "patience", "patience_stop", "save_per_steps")
 
@@ -55,7 +55,8 @@ def check_parameters(model_list: list[nn.Module], optimizer_list: list[Optimizer
 
 def check_healthy(trainer: Any) -> None:
     """Raises a UserError for a state that must not take the place of a good one."""
-    if not nn.utils.get_total_norm(parameters_of(trainer.optimizer_list), math.inf).isfinite():
+    weights = [p.detach() for p in parameters_of(trainer.optimizer_list) if p.requires_grad and p.numel()]
+    if not nn.utils.get_total_norm(weights, math.inf).isfinite():
         raise UserError(
             f"a weight became inf or nan by update {trainer.global_step}; lower lr, warm up longer or set clip_grad, "
             "and go on from the last saved state with --resume auto"

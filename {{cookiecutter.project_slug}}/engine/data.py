@@ -1,5 +1,6 @@
 """Data loading: sample order as a function of (seed, epoch), whole batches at a time, a seeded hold-out."""
 
+import atexit
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from . import UserError
 from .seeding import epoch_generator
-from .stops import leave_signals_to_parent
+from .stops import end_workers, held_back, leave_signals_to_parent
 
 T = TypeVar("T")
 
@@ -114,9 +115,19 @@ def eval_loader(dataset: Rows, batch_size: int, workers: int, pin: bool) -> Data
     return open_loader(dataset, dataset.batches(batch_size), workers, pin)
 
 
+class Loader(DataLoader[Any]):
+    """A DataLoader whose workers leave signals to the process that trains, and end with it."""
+
+    def __iter__(self) -> Any:
+        if self.num_workers:
+            atexit.register(end_workers)
+        with held_back():
+            return super().__iter__()
+
+
 def open_loader(dataset: Rows, batches: Any, workers: int, pin: bool) -> DataLoader[Any]:
-    """Those batches, by index; workers leave signals to the process that trains."""
-    return DataLoader(
+    """Those batches, by index."""
+    return Loader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_is, pin_memory=pin,
         worker_init_fn=leave_signals_to_parent,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Logger: what is printed also goes into a file."""
 
+import errno
 import sys
 import traceback
 from contextlib import suppress
@@ -8,6 +9,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from . import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Tee:
@@ -19,19 +22,36 @@ class Tee:
         self.complained = False
 
     def write(self, text: str) -> int:
-        self.console.write(text)
         try:
             self.log.write(text)
-        except OSError as error:  # a full disk must not end what is being logged
-            if not self.complained:
-                self.complained = True
-                self.console.write(f"{self.log.name} lacks lines from here on: {error.strerror or error}\n")
+        except (OSError, ValueError) as error:  # a full disk must not end what is being logged
+            self.complain(self.console, f"{self.log.name} lacks lines from here on: {error}")
+        try:
+            self.console.write(text)
+        except OSError as error:
+            self.need(error)
         return len(text)
 
     def flush(self) -> None:
-        self.console.flush()
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self.log.flush()
+        try:
+            self.console.flush()
+        except OSError as error:
+            self.need(error)
+
+    def need(self, error: OSError) -> None:
+        """Goes on where the console is a file on a full disk; else, as where its reader has gone, raises the error."""
+        if error.errno not in FULL:
+            raise error
+        self.complain(self.log, f"the console lacks lines from here on: {error}")
+
+    def complain(self, stream: TextIO, problem: str) -> None:
+        """Says once what is missing, where that can be said."""
+        if not self.complained:
+            self.complained = True
+            with suppress(OSError, ValueError):
+                stream.write(f"{problem}\n")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.console, name)

@@ -60,12 +60,19 @@ def restore(trainer: Any, state: dict[str, Any], path: str | Path, optim: bool) 
 
 
 def adopt_best(trainer: Any, path: Path) -> None:
-    """Takes over the best epoch of best.pth where that is later than the state.
+    """Takes over the best epoch of best.pth where the state has not yet evaluated that epoch.
 
     The process that was killed had come further than the last state. The same epochs will come again; but should they
     come out otherwise, since settings have changed, then the file must still be what `best_metric` says.
     """
-    if path.is_file() and checkpoint.is_intact(path) and (best := checkpoint.load(path))["epoch"] > trainer.epoch:
+    if not path.is_file():
+        return
+    if not checkpoint.is_intact(path):
+        print(f"{path} is damaged; the next epoch writes it anew")
+        trainer.best_metric = {}
+        return
+    evaluated = trainer.epoch - (trainer.epoch_step > 0)
+    if (best := checkpoint.load(path))["epoch"] > evaluated:
         trainer.best_epoch, trainer.best_metric = best["epoch"], best["best_metric"]
 
 

@@ -1,11 +1,15 @@
 """Stopping in good order: a signal asks for it, and the trainer ends where nothing is half done."""
 
+import multiprocessing
 import os
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):  # noqa: N818 (nothing is wrong)
@@ -30,13 +34,16 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 self.before[number] = signal.signal(number, self.note) or signal.SIG_DFL
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if self.asked:
+            end_workers()
+        self.asked = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
@@ -60,14 +67,33 @@ class StopSignals:
 
 def leave_signals_to_parent(worker: int) -> None:
     """For processes that load data: Ctrl-C and job schedulers signal them too, while the parent needs their batches."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # macOS has none: there a SIGTERM to all processes ends them
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=end_when_parent_says, daemon=True).start()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
-def end_when_parent_says() -> None:
-    """Waits for a SIGTERM that comes from the parent, as when that ends, and ends this process too."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Inside, the signals wait: a process that is started is not hit before it can leave them to its parent."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # which would let them through again where the first worker starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_workers() -> None:
+    """Ends the processes that load data, at once. Python would ask them by SIGTERM, which they ignore, and wait."""
+    # torch's handler would raise for each of them that is killed.
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if hasattr(signal, "SIGCHLD") else None
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
+            worker.join()
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)

@@ -175,7 +175,8 @@ class Trainer:
             except Stopped as stop:
                 print(f"stopped by {stop.signal.name} after update {self.global_step}; saved {self._save()}")
                 raise SystemExit(stop.status) from None
-        checkpoint.prune(self.ckpt_dir, self.keep_last)  # a kill may have come between the last save and its pruning
+        last = checkpoint.state_path(self.ckpt_dir, self.epoch, 0)
+        checkpoint.prune(last, self.keep_last)  # a kill may have come between its save and this
         if self.epoch < self.epochs:
             print(f"no better {self.key_metric} for {self.patience_stop} epochs: training ends early (patience_stop)")
 
@@ -239,7 +240,7 @@ class Trainer:
 
     def _between_updates(self) -> None:
         """Saves inside the epoch where it is due, and stops where that was asked for."""
-        if self.save_per_steps and self.global_step % self.save_per_steps == 0:
+        if self.save_per_steps and self.global_step % self.save_per_steps == 0 and not self.stops.asked:
             self._save()
         self.stops.check()
 
@@ -290,8 +291,7 @@ class Trainer:
         with eval_mode(self.model_list), kept_random_state(self.device), bar:
             for batch in loader:
                 self.stops.check()
-                samples = num_samples(batch)
-                batch = to_device(batch, self.device)
+                samples, batch = num_samples(batch), to_device(batch, self.device)
                 with autocast(self.precision, self.device), one_forward(self):
                     means.add(self.loss_per_batch(batch), samples)
                     means.add(self.eval_scores_per_batch(batch), samples)
@@ -330,7 +330,7 @@ class Trainer:
         self.writer.flush()  # what a state covers has been recorded
         path = checkpoint.state_path(self.ckpt_dir, self.epoch, self.global_step if self.epoch_step else 0)
         self.save_state(path)
-        checkpoint.prune(self.ckpt_dir, self.keep_last)
+        checkpoint.prune(path, self.keep_last)
         return path
 
     def save_state(self, path: str | Path, optim: bool = True) -> None:
