@@ -143,7 +143,6 @@ SLOW_WORKERS = """
 import multiprocessing, sys, time
 import torch
 from engine.data import Loader
-from engine.stops import leave_signals_to_parent
 
 class Slow(torch.utils.data.Dataset):
     def __len__(self):
@@ -154,7 +153,7 @@ class Slow(torch.utils.data.Dataset):
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
-    batches = iter(Loader(Slow(), num_workers=2, worker_init_fn=leave_signals_to_parent))
+    batches = iter(Loader(Slow(), num_workers=2))
     next(batches)
     raise SystemExit(3)
 """

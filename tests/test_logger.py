@@ -56,7 +56,7 @@ def test_a_file_that_exists_is_continued_and_clean_empties_it(tmp_path: Path) ->
 def test_a_full_disk_under_the_console_ends_nothing_and_the_file_has_every_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w", buffering=1))
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w", buffering=1))  # noqa: SIM115 (the console of the test)
     with Logger(tmp_path / "log.txt"):
         print("first")
         print("second", flush=True)

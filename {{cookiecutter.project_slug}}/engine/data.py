@@ -97,6 +97,20 @@ def as_is(batch: T) -> T:
     return batch
 
 
+class Loader(DataLoader[Any]):
+    """A DataLoader whose workers leave signals to the process that trains, and end with it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("worker_init_fn", leave_signals_to_parent)
+        super().__init__(*args, **kwargs)
+
+    def __iter__(self) -> Any:
+        if self.num_workers:
+            atexit.register(end_workers)
+        with held_back():
+            return super().__iter__()
+
+
 def train_loader(dataset: Rows, batch_size: int, seed: int, workers: int, pin: bool) -> DataLoader[Any]:
     """Shuffled batches.
 
@@ -107,30 +121,14 @@ def train_loader(dataset: Rows, batch_size: int, seed: int, workers: int, pin: b
         workers: processes that load; 0 loads in the training process.
         pin: whether batches are put where a GPU can fetch them by itself.
     """
-    return open_loader(dataset, EpochBatches(len(dataset), batch_size, seed), workers, pin)
+    batches = EpochBatches(len(dataset), batch_size, seed)
+    return Loader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_is, pin_memory=pin)
 
 
 def eval_loader(dataset: Rows, batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:
     """The data set's own batches, always the same; nothing is left out."""
-    return open_loader(dataset, dataset.batches(batch_size), workers, pin)
-
-
-class Loader(DataLoader[Any]):
-    """A DataLoader whose workers leave signals to the process that trains, and end with it."""
-
-    def __iter__(self) -> Any:
-        if self.num_workers:
-            atexit.register(end_workers)
-        with held_back():
-            return super().__iter__()
-
-
-def open_loader(dataset: Rows, batches: Any, workers: int, pin: bool) -> DataLoader[Any]:
-    """Those batches, by index."""
-    return Loader(
-        dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_is, pin_memory=pin,
-        worker_init_fn=leave_signals_to_parent,
-    )  # fmt: skip
+    batches = dataset.batches(batch_size)
+    return Loader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_is, pin_memory=pin)
 
 
 def loaders(
