@@ -53,14 +53,18 @@ def check_parameters(model_list: list[nn.Module], optimizer_list: list[Optimizer
                 )
 
 
+def gone_bad(what: str) -> UserError:
+    """The error for a number that is no longer one, with what can be done about it."""
+    return UserError(
+        f"{what}; lower lr, warm up longer or set clip_grad, and go on from the last saved state with --resume auto"
+    )
+
+
 def check_healthy(trainer: Any) -> None:
     """Raises a UserError for a state that must not take the place of a good one."""
     weights = [p.detach() for p in parameters_of(trainer.optimizer_list) if p.requires_grad and p.numel()]
     if not nn.utils.get_total_norm(weights, math.inf).isfinite():
-        raise UserError(
-            f"a weight became inf or nan by update {trainer.global_step}; lower lr, warm up longer or set clip_grad, "
-            "and go on from the last saved state with --resume auto"
-        )
+        raise gone_bad(f"a weight became inf or nan by update {trainer.global_step}")
     if trainer.scaler.is_enabled() and trainer.scaler.get_scale() < SMALLEST_SCALE:
         raise UserError(
             f"by update {trainer.global_step} fp16 gradients have overflowed so often that nothing is learnt any more; "

@@ -19,7 +19,7 @@ def overflow(optimizer_list: list[Optimizer]) -> Tensor:
     gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
     found = torch.zeros((), device=gradients[0].device if gradients else "cpu")
     if found.device.type in ("cpu", "cuda"):
-        # torch's GradScaler does it with this: one pass, and for a small network 3 us where get_total_norm takes 24.
+        # torch's GradScaler does it with this: one pass, a quarter of what get_total_norm takes for a small network.
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones_like(found))
         return found
     return found + ~nn.utils.get_total_norm(gradients, math.inf).isfinite()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import UserError
+from .checks import gone_bad
 from .metrics import SampleMeans, Sums
 
 READ_AFTER = 10_000  # batches after which losses are read even where no log point comes: memory stays bounded
@@ -50,10 +50,7 @@ class EpochLosses:
         self.overflows = []
         if bad:
             update, _, what = min(bad)
-            raise UserError(
-                f"{what} at update {update}; lower lr, warm up longer or set clip_grad, "
-                "and go on from the last saved state with --resume auto"
-            )
+            raise gone_bad(f"{what} at update {update}")
 
     def close_window(self) -> dict[str, float]:
         """The means since the last log point; a new window begins."""
