@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
+import jinja2
 import pytest
 import yaml
 from cookiecutter.main import cookiecutter
@@ -36,11 +39,59 @@ COMBINATIONS = [
 
 Render = Callable[..., Path]
 
+compile_template = jinja2.Environment.compile
+compiled: dict[tuple[Any, ...], Any] = {}
 
-@pytest.fixture(scope="session")
-def cookiecutter_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+
+def compile_once(environment: jinja2.Environment, *source: Any) -> Any:
+    """What Jinja makes of a template's source, which is the same in all of cookiecutter's environments."""
+    if source not in compiled:
+        compiled[source] = compile_template(environment, *source)
+    return compiled[source]
+
+
+def render_project(folder: Path, config: Path, **answers: str) -> Path:
+    """Renders there without hooks and returns the project's path.
+
+    Cookiecutter makes an environment for every project, and most of its time would go into compiling the same again.
+    """
+    with mock.patch.object(jinja2.Environment, "compile", compile_once):
+        return Path(
+            cookiecutter(
+                str(ROOT),
+                no_input=True,
+                extra_context=answers,
+                output_dir=str(folder),
+                accept_hooks=False,
+                config_file=str(config),
+            )
+        )
+
+
+def ruff(projects: Iterable[Path]) -> tuple[bool, str]:
+    """Whether all that lies in the projects is clean, and what ruff said.
+
+    Ruff judges a file by its name and text, by the settings in its project and, where imports are sorted, by the names
+    of the modules there. Of files in which all of these are equal it is given one, where it lies.
+    """
+    files: dict[tuple[object, ...], Path] = {}
+    for project in projects:
+        names = sorted(path.relative_to(project) for path in project.rglob("*.py"))
+        around = (project / "pyproject.toml").read_bytes(), *names
+        for name in names:
+            files.setdefault((name, (project / name).read_bytes(), around), project / name)
+    said = ""
+    for command in (["check"], ["format", "--check"]):
+        call = [sys.executable, "-m", "ruff", *command, "--no-cache", "--force-exclude", *map(str, files.values())]
+        done = subprocess.run(call, capture_output=True, text=True)
+        said += done.stdout + done.stderr
+        if done.returncode:
+            return False, said
+    return f"{len(files)} files already formatted" in said, said
+
+
+def write_config(folder: Path) -> Path:
     """Settings that keep cookiecutter out of the home folder."""
-    folder = tmp_path_factory.mktemp("cookiecutter")
     path = folder / "config.yaml"
     path.write_text(
         yaml.safe_dump({"replay_dir": str(folder / "replay"), "cookiecutters_dir": str(folder / "templates")})
@@ -49,22 +100,15 @@ def cookiecutter_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def cookiecutter_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such settings for all tests."""
+    return write_config(tmp_path_factory.mktemp("cookiecutter"))
+
+
+@pytest.fixture(scope="session")
 def render_into(cookiecutter_config: Path) -> Render:
     """render_into(folder, **answers) renders there without hooks and returns the project's path."""
-
-    def render(folder: Path, **answers: str) -> Path:
-        return Path(
-            cookiecutter(
-                str(ROOT),
-                no_input=True,
-                extra_context=answers,
-                output_dir=str(folder),
-                accept_hooks=False,
-                config_file=str(cookiecutter_config),
-            )
-        )
-
-    return render
+    return lambda folder, **answers: render_project(folder, cookiecutter_config, **answers)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from unittest import mock
 
 import torch
 from engine import checkpoint, files, trainer
+from engine.gradients import Gradients
 from engine.logger import Logger
 from engine.records import Recorder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -70,8 +71,8 @@ def instants(countdown: Countdown) -> Iterator[None]:
     """Inside, a run ticks wherever it could be hit."""
     places: list[tuple[Any, str]] = [
         (trainer, "to_device"),  # every micro-batch, of training and evaluation
-        (trainer, "clip"),
-        (trainer, "overflow"),
+        (Gradients, "clip"),
+        (Gradients, "overflow"),
         (trainer.Trainer, "update_lr_scheduler"),
         (files.os, "fsync"),
         (files.os, "replace"),

@@ -4,14 +4,28 @@ import multiprocessing
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
 HERE = Path(__file__).parent
+# From which a script must import nothing, while a test does.
+OF_TEMPLATE = (HERE, HERE.parent / "templates" / "modules", HERE.parent / "{{cookiecutter.project_slug}}")
+SERVER = {
+    "PYTHONPATH": str(HERE),  # where it looks for what it loads first; it is silent when that is not found
+    # Freed memory is kept and used again: glibc would map large blocks anew at every update.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+}
+STARTING = threading.Lock()
 
 
+@cache
 def _context() -> Any:
     """How processes are started: forked from a server that has torch, since the import takes most of the time."""
     if os.name != "posix":
@@ -20,10 +34,20 @@ def _context() -> Any:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scripts_preload"])
-    # The server looks for that module on the path with which it starts, and is silent when there is none.
-    with mock.patch.dict(os.environ, {"PYTHONPATH": str(HERE)}):
+    with mock.patch.dict(os.environ, SERVER):
         forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Inside, processes start without the file that this one runs, which each of them would execute first."""
+    with STARTING:
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _child(folder: Path, argv: Sequence[str], output: Path, environment: dict[str, str]) -> None:
@@ -36,14 +60,15 @@ def _child(folder: Path, argv: Sequence[str], output: Path, environment: dict[st
         os.dup2(file.fileno(), 2)
         os.chdir(folder)
         sys.argv = list(argv)
-        sys.path.insert(0, str(folder))
+        sys.path[:] = [str(folder), *(path for path in sys.path if Path(path) not in OF_TEMPLATE)]
         runpy.run_path(argv[0], run_name="__main__")
 
 
 def start_script(folder: Path, argv: Sequence[str], output: Path, **environment: str) -> Any:
     """Starts `python *argv` in `folder`; what it prints goes into the file `output`."""
     process = _context().Process(target=_child, args=(folder, argv, output, environment))
-    process.start()
+    with _without_main():
+        process.start()
     return process
 
 

@@ -3,10 +3,11 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import COMBINATIONS, MODULES, QUESTIONS, SOURCE, Render
+from conftest import COMBINATIONS, MODULES, QUESTIONS, SOURCE, Render, ruff
 from scripts import run_script
 
 FILES = {
@@ -23,17 +24,31 @@ VARIES = {
 COVER = [answers for number, answers in enumerate(COMBINATIONS) if number % 20 == (number // 20) * 7 % 20]
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS, ids=lambda answers: "-".join(answers.values()))
-def answers(request: pytest.FixtureRequest) -> dict[str, str]:
-    """One combination."""
-    combination: dict[str, str] = request.param
-    return combination
+Combination = Callable[[dict[str, str]], Path]
 
 
-@pytest.fixture(scope="module")
-def project(answers: dict[str, str], render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project that it gives."""
-    return render_into(tmp_path_factory.mktemp("combination"), **answers)
+def name_of(answers: dict[str, str]) -> str:
+    """A name for a combination of answers."""
+    return "-".join(answers.values())
+
+
+@pytest.fixture(scope="session")
+def combination(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Combination:
+    """combination(answers) is the project that they give, rendered for all tests that only look at it."""
+    folder = tmp_path_factory.mktemp("combinations")
+    rendered: dict[str, Path] = {}
+
+    def render(answers: dict[str, str]) -> Path:
+        name = name_of(answers)
+        if name not in rendered:
+            rendered[name] = render_into(folder / name, **answers)
+        return rendered[name]
+
+    return render
+
+
+# The scope brings the tests of a combination together, so that it is rendered in one of the processes.
+of_every_combination = pytest.mark.parametrize("answers", COMBINATIONS, ids=name_of, scope="module")
 
 
 def files_in(folder: Path) -> set[str]:
@@ -41,7 +56,9 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_has_exactly_its_files_and_the_engine_unchanged(project: Path) -> None:
+@of_every_combination
+def test_has_exactly_its_files_and_the_engine_unchanged(answers: dict[str, str], combination: Combination) -> None:
+    project = combination(answers)
     tasks_own = files_in(project) - FILES - ENGINE
     code = "".join(path.read_text("utf-8") for path in project.glob("*.py"))
     assert all(f"from {Path(name).stem} import" in code for name in tasks_own), tasks_own
@@ -50,17 +67,11 @@ def test_has_exactly_its_files_and_the_engine_unchanged(project: Path) -> None:
         assert (project / name).read_bytes() == (SOURCE / name).read_bytes(), name
 
 
-def test_is_ruff_clean(project: Path) -> None:
-    for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--no-cache", "."], cwd=project, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
+@of_every_combination
 def test_trains_a_small_epoch_with_its_answers_and_without_a_trace(
-    project: Path, answers: dict[str, str], tmp_path: Path
+    answers: dict[str, str], combination: Combination, tmp_path: Path
 ) -> None:
+    project = combination(answers)
     before = files_in(project)
     status, output = run_script(project, ["train.py", "--smoke"], tmp_path / "output")
     assert status == 0, output
@@ -72,6 +83,11 @@ def test_trains_a_small_epoch_with_its_answers_and_without_a_trace(
     assert files_in(project) == before
 
 
+def test_every_combination_is_ruff_clean(combination: Combination) -> None:
+    clean, said = ruff(map(combination, COMBINATIONS))
+    assert clean, said
+
+
 def test_every_task_passes_its_type_check(render_into: Render, tmp_path: Path) -> None:
     for task in QUESTIONS["task_type"]:
         project = render_into(tmp_path / task, task_type=task)
@@ -81,12 +97,12 @@ def test_every_task_passes_its_type_check(render_into: Render, tmp_path: Path) -
 
 
 def test_projects_of_a_task_differ_in_their_settings_alone_and_all_settings_pass_the_type_check(
-    render_into: Render, tmp_path: Path
+    combination: Combination, tmp_path: Path
 ) -> None:
     first: dict[str, Path] = {}
     checked = tmp_path / "checked"
     for number, answers in enumerate(COMBINATIONS):
-        project = render_into(tmp_path / str(number), **answers)
+        project = combination(answers)
         same = first.setdefault(answers["task_type"], project)
         for name in files_in(project) - VARIES:
             assert (project / name).read_bytes() == (same / name).read_bytes(), name
@@ -102,8 +118,9 @@ def test_projects_of_a_task_differ_in_their_settings_alone_and_all_settings_pass
     assert done.returncode == 0 and f"in {len(COMBINATIONS) + 2} source files" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("answers", COVER, ids=lambda answers: "-".join(answers.values()), scope="module")
-def test_passes_its_own_tests(project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("answers", COVER, ids=name_of)
+def test_passes_its_own_tests(answers: dict[str, str], render: Render, tmp_path: Path) -> None:
+    project = render(**answers)
     script = tmp_path / "run_tests.py"
     script.write_text("import sys, pytest; sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', 'tests']))")
     status, output = run_script(project, [str(script)], tmp_path / "output", seconds=300)

@@ -77,13 +77,60 @@ def test_the_hold_out_follows_from_the_seed_and_has_every_class() -> None:
 
 def test_every_image_is_shifted_and_mirrored_on_its_own(own: Any) -> None:
     x = torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8)
-    draws = torch.rand(40, 3)
-    found = own.squares.shift_and_mirror(x, draws)
-    for image, (down, right, mirrored), result in zip(x, draws.tolist(), found, strict=True):
-        top, left = int(down * 5), int(right * 5)
-        expected = F.pad(image.float(), [2] * 4, mode="reflect")[:, top : top + 16, left : left + 16].byte()
-        assert torch.equal(result, expected.flip(-1) if mirrored < 0.5 else expected)
-    assert len({tuple(d) for d in (draws[:, :2] * 5).long().tolist()}) > 10
+    shifts, mirrored = torch.randint(-2, 3, (40, 2)), torch.rand(40) < 0.5
+    found = own.squares.shift_and_mirror(x, shifts, mirrored)
+    for image, (down, right), mirror, result in zip(x, shifts.tolist(), mirrored.tolist(), found, strict=True):
+        expected = F.pad(image.float(), [2] * 4, mode="reflect")[:, 2 + down : 18 + down, 2 + right : 18 + right].byte()
+        assert torch.equal(result, expected.flip(-1) if mirror else expected)
+    assert torch.equal(own.squares.shift_and_mirror(x, torch.zeros_like(shifts), mirrored & False), x)
+
+
+def test_an_image_is_mirrored_in_every_other_epoch_or_never(own: Any) -> None:
+    x = torch.arange(16).expand(50, 3, 16, 16).contiguous()
+    rows = Rows(x, torch.zeros(50), torch.arange(50))
+    for no_mirror in (False, True):
+        augmented = own.squares.AugmentedRows(rows, own.config.Config(shift_fraction=0.0, no_mirror=no_mirror))
+        epochs = []
+        for epoch in range(1, 4):
+            augmented.set_epoch(epoch)
+            seen, _ = augmented.__getitems__(list(range(50)))
+            epochs.append(seen[:, 0, 0, 0] == 15)
+        assert torch.equal(epochs[0], epochs[2]) and torch.equal(epochs[0], epochs[1]) == no_mirror
+        assert bool(epochs[0].any()) is not no_mirror
+
+
+def test_shifts_reach_as_far_as_the_setting_says(own: Any) -> None:
+    rows = Rows(torch.zeros(500, 3, 32, 32), torch.zeros(500), torch.arange(500))
+    augmented = own.squares.AugmentedRows(rows, own.config.Config(shift_fraction=0.1))
+    augmented.set_epoch(1)
+    assert (augmented.shifts.min(), augmented.shifts.max()) == (-3, 3)
+
+
+@pytest.mark.parametrize("size", [32, 70])
+def test_prediction_sees_an_image_and_its_mirror_image_alike(own: Any, size: int) -> None:
+    pixels = torch.randint(256, (9, 3, size, size), dtype=torch.uint8)
+    rows = Rows(pixels, torch.zeros(9), torch.arange(9))
+    for no_mirror in (False, True):
+        config = own.config.Config(width=8, no_mirror=no_mirror)
+        meta = {"classes": ["a", "b"], **own.squares.image_meta(rows, config)}
+        [network] = own.task.build_model_list(meta, 1)
+        network.train()(pixels)  # statistics for its normalisation
+        assert network.eval()(pixels).shape == (9, 2)
+        assert torch.allclose(network(pixels), network(pixels.flip(-1)), atol=1e-5) is not no_mirror
+
+
+def test_the_first_convolution_whitens_patches(own: Any) -> None:
+    smooth = F.interpolate(torch.rand(300, 3, 8, 8), (32, 32), mode="bilinear") * 255
+    rows = Rows(smooth.byte(), torch.zeros(300), torch.arange(300))
+    meta = own.squares.image_meta(rows, own.config.Config())
+    whitening = own.backbones.Whitening(meta["covariance"], 1)
+    normalised = own.backbones.Normalize(meta["mean"], meta["std"])(rows.x)
+    answers = whitening(normalised)[:, :12].transpose(0, 1).flatten(1)
+    strength = answers.square().mean(1).sqrt()
+    assert strength.max() < 1.05 and torch.allclose(
+        answers @ answers.T / answers.shape[1] / strength / strength[:, None], torch.eye(12), atol=0.02
+    )
+    assert not whitening.weight.requires_grad
 
 
 def test_what_an_image_becomes_depends_on_seed_epoch_and_index_and_not_on_workers(
@@ -117,10 +164,11 @@ def test_evaluation_images_are_as_they_are_in_their_files(own: Any, tmp_path: Pa
 
 def test_the_network_has_one_output_per_class_and_sees_normalised_images(own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"train": {"a": 9, "b": 9, "c": 9}})
-    trainer = own.task.Task(own.config.Config(data=str(root), num_parts=1, width=8))
+    trainer = own.task.Task(own.config.Config(data=str(root), num_parts=1, width=8, precision="fp32"))
     x, _ = next(iter(trainer.train_loader))
     assert trainer.inference(x).shape == (len(x), 3)
-    normalised = trainer.model_list[0][0][0](trainer.train_loader.dataset.x)
+    [normalize] = [layer for layer in trainer.model_list[0].modules() if isinstance(layer, own.backbones.Normalize)]
+    normalised = normalize(trainer.train_loader.dataset.x)
     assert normalised.mean().abs() < 0.3 and (normalised[:, 0].std() - 1).abs() < 0.3
 
 

@@ -41,30 +41,41 @@ class Resized:
 
 
 class AugmentedRows(Rows):
-    """Rows of images, each shifted and mirrored as (seed, epoch, index) say, whichever worker reads it."""
+    """Rows of images, each shifted and mirrored as (seed, epoch, index) say, whichever worker reads it.
 
-    def __init__(self, rows: Rows, seed: int) -> None:
+    An image that is mirrored in one epoch is not in the next (alternating flip, Jordan 2024, 3.6).
+    """
+
+    def __init__(self, rows: Rows, config: Any) -> None:
         super().__init__(rows.x, rows.y, rows.rows)
-        self.seed = seed
+        self.config = config
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws three numbers in [0, 1) per image: down, right, mirrored."""
-        self.draws = torch.rand(len(self), 3, generator=epoch_generator(self.seed, epoch))
+        """Draws two numbers in [0, 1) per image, down and right, and whether it is mirrored."""
+        seed, size = self.config.seed, self.x[self.rows[:1]].shape[-1]
+        reach = int(size * self.config.shift_fraction)
+        draws = torch.rand(len(self), 2, generator=epoch_generator(seed, epoch))
+        self.shifts = (draws * (2 * reach + 1)).long() - reach
+        first = torch.rand(len(self), generator=epoch_generator(seed, 0)) < 0.5
+        self.mirrored = (first ^ bool(epoch % 2)) & (not self.config.no_mirror)
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         x, y = super().__getitems__(indices)
-        return shift_and_mirror(x, self.draws[indices]), y
+        return shift_and_mirror(x, self.shifts[indices], self.mirrored[indices]), y
 
 
-def shift_and_mirror(x: Tensor, draws: Tensor) -> Tensor:
-    """Shifts images (B, C, S, S) by up to S / 8 and mirrors half of them, each as its row of `draws` (B, 3) says."""
-    size, reach = x.shape[-1], x.shape[-1] // 8
-    shift = (draws[:, :2] * (2 * reach + 1)).long()
+def shift_and_mirror(x: Tensor, shifts: Tensor, mirrored: Tensor) -> Tensor:
+    """Images (B, C, S, S), each moved up and left by its own row of `shifts` (B, 2), in pixels, some mirrored.
+
+    What comes in at an edge is the image reflected there.
+    """
+    size, reach = x.shape[-1], int(shifts.abs().max())
     # A view of every image at every shift; indexing copies just the one that is drawn.
-    shifts = F.pad(x, [reach] * 4, mode="reflect").unfold(2, size, 1).unfold(3, size, 1)
-    x = shifts[torch.arange(len(x)), :, shift[:, 0], shift[:, 1]]
-    return torch.where((draws[:, 2] < 0.5).view(-1, 1, 1, 1), x.flip(-1), x)
+    views = F.pad(x, [reach] * 4, mode="reflect").unfold(2, size, 1).unfold(3, size, 1)
+    down, right = (shifts + reach).unbind(1)
+    x = views[torch.arange(len(x)), :, down, right]
+    return torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
 def read_square(path: Path, size: int) -> Tensor:
@@ -117,11 +128,14 @@ def image_meta(train: Rows, config: Any) -> dict[str, Any]:
     """What prediction needs to know of the images, and of the network up to its last layer."""
     size = train.x[train.rows[:1]].shape[-1]
     check_size(size, config.backbone)
-    colors = color_statistics(train) if config.backbone == "small" else IMAGENET
-    return {"image_size": size, "backbone": config.backbone, "width": config.width, **colors}
+    meta = {"image_size": size, "backbone": config.backbone, "width": config.width, "mirror": not config.no_mirror}
+    return meta | (statistics(train) if config.backbone == "small" else IMAGENET)
 
 
-def color_statistics(train: Rows) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel over up to 500 of the images."""
+def statistics(train: Rows) -> dict[str, list[Any]]:
+    """Of up to 500 of the images: mean and standard deviation of each channel, covariance of 2 x 2 patches."""
     sample = train.x[train.rows[:: len(train) // 500 + 1]].float()
-    return {"mean": sample.mean((0, 2, 3)).tolist(), "std": sample.std((0, 2, 3)).clamp(min=1).tolist()}
+    mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3)).clamp(min=1)
+    patches = F.unfold((sample - mean.view(3, 1, 1)) / std.view(3, 1, 1), 2).transpose(1, 2).flatten(0, 1).double()
+    covariance = patches.T @ patches / len(patches)
+    return {"mean": mean.tolist(), "std": std.tolist(), "covariance": covariance.tolist()}

@@ -75,7 +75,7 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     meta = {"labels": labels, **image_meta(data["train"], config)}
     sizes = ", ".join(f"{len(images):,} {name}" for name, images in data.items())
     print(f"data: {sizes} images of {meta['image_size']} pixels with {len(labels)} labels")
-    return data | {"train": AugmentedRows(data["train"], config.seed)}, meta
+    return data | {"train": AugmentedRows(data["train"], config)}, meta
 
 
 def rarest_label(y: Tensor) -> Tensor:
@@ -164,10 +164,12 @@ class Settings:
     image_size: int = 0  # side in pixels to which images are resized and cropped; 0 takes it from the images
     batch_size: int = 64  # images per batch
     workers: int = 2  # processes that read image files while training; images that fit into memory need none
-    backbone: str = "small"  # small (residual, for 32 pixels and more), or one of torchvision's, as resnet18
+    shift_fraction: float = 0.0625  # training images are shifted at random, by up to this part of their side
+    no_mirror: bool = False  # mirror no image in training, nor average it with its mirror image in prediction
+    backbone: str = "small"  # small (for 32 pixels and more), or one of torchvision's, as resnet18
     from_scratch: bool = False  # start a torchvision backbone with random weights even where pretrained ones can be had
     width: int = 32  # channels of small's first convolution; the cost grows with its square
-    optimizer: Literal["sgd", "adamw"] = "adamw"  # sgd uses Nesterov momentum
+    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"  # sgd uses Nesterov momentum; muon: see engine/muon.py
     lr: tuple[float, ...] = (0.003,)  # base learning rate: one for all parts, or one per part
     weight_decay: float = 0.01  # on weights of two and more dimensions; biases and normalisation have none
 

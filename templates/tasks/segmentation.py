@@ -194,7 +194,7 @@ class Settings:
     batch_size: int = 16  # images per batch
     workers: int = 2  # processes that read image files while training; images that fit into memory need none
     width: int = 16  # channels at full resolution; the cost grows with its square
-    optimizer: Literal["sgd", "adamw"] = "adamw"  # sgd uses Nesterov momentum
+    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"  # sgd uses Nesterov momentum; muon: see engine/muon.py
     lr: tuple[float, ...] = (0.003,)  # base learning rate: one for all parts, or one per part
     weight_decay: float = 0.01  # on weights of two and more dimensions; biases and normalisation have none
 

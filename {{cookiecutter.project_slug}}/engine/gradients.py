@@ -1,4 +1,4 @@
-"""Gradients of all parts together: are they finite, and one norm to clip them by."""
+"""Gradients of all parts together: cleared, are they finite, and one norm to clip them by."""
 
 import math
 
@@ -6,32 +6,52 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+FLAGS = 100  # scalars that are made at a time
+
 
 def parameters_of(optimizer_list: list[Optimizer]) -> list[Tensor]:
     """All that the optimizers change."""
     return [p for optimizer in optimizer_list for group in optimizer.param_groups for p in group["params"]]
 
 
-def overflow(optimizer_list: list[Optimizer]) -> Tensor:
-    """1 where a gradient is inf or NaN, else 0, as a scalar that stays on the device: nothing waits for it."""
-    gradients = [p.grad for p in parameters_of(optimizer_list) if p.grad is not None]
-    gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
-    found = torch.zeros((), device=gradients[0].device if gradients else "cpu")
-    if found.device.type in ("cpu", "cuda"):
+class Gradients:
+    """The gradients of all that the optimizers change."""
+
+    def __init__(self, optimizer_list: list[Optimizer]) -> None:
+        self.parameters = parameters_of(optimizer_list)
+        self.one = torch.ones((), device=self.parameters[0].device)
+        self.flags: list[Tensor] = []
+
+    def clear(self) -> None:
+        """Forgets them, as zero_grad of each optimizer would, without what that looks up at every call."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def present(self) -> list[Tensor]:
+        """Those that there are, as plain numbers: values of sparse ones, real and imaginary parts of complex ones."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if any(g.is_sparse or g.is_complex() for g in gradients):
+            gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+            gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
+        return gradients
+
+    def overflow(self) -> Tensor:
+        """1 where a gradient is inf or NaN, else 0, as a scalar that stays on the device: nothing waits for it."""
+        if self.one.device.type not in ("cpu", "cuda"):
+            return (~nn.utils.get_total_norm(self.present(), math.inf).isfinite()).float()
+        if not self.flags:
+            self.flags = list(self.one.new_zeros(FLAGS).unbind())
+        found = self.flags.pop()
         # torch's GradScaler does it with this: one pass, a quarter of what get_total_norm takes for a small network.
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones_like(found))
+        torch._amp_foreach_non_finite_check_and_unscale_(self.present(), found, self.one)
         return found
-    return found + ~nn.utils.get_total_norm(gradients, math.inf).isfinite()
 
+    def clip(self, optimizer_list: list[Optimizer], scaler: torch.amp.GradScaler, limit: float) -> None:
+        """Scales all of them by one factor, so that their common norm is at most `limit`.
 
-def clip(optimizer_list: list[Optimizer], scaler: torch.amp.GradScaler, limit: float) -> None:
-    """Scales the gradients of all parts by one factor, so that their common norm is at most `limit`.
-
-    A part that overflowed in fp16 is not stepped by the scaler; the others then get gradients of zero.
-    """
-    for optimizer in optimizer_list:
-        scaler.unscale_(optimizer)
-    parameters = parameters_of(optimizer_list)
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    nn.utils.clip_grads_with_norm_(parameters, limit, torch.where(norm.isfinite(), norm, math.inf))
+        A part that overflowed in fp16 is not stepped by the scaler; the others then get gradients of zero.
+        """
+        for optimizer in optimizer_list:
+            scaler.unscale_(optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        nn.utils.clip_grads_with_norm_(self.parameters, limit, torch.where(norm.isfinite(), norm, math.inf))

@@ -42,9 +42,10 @@ class SampleMeans:
     def add(self, values: Mapping[str, Any], samples: int, update: int = 0) -> None:
         """Takes in the means of one batch, scalars by name, and the number of the update that it belongs to."""
         for name, value in values.items():
-            value = torch.as_tensor(value).detach()
+            value = value.detach() if torch.is_tensor(value) else torch.as_tensor(value)
             if value.numel() != 1:
                 raise UserError(f"{name!r} has shape {tuple(value.shape)}: return its mean over the batch, a scalar")
+            value = value.reshape(()) if value.dim() else value
             unread = self.unread.setdefault(name, [])
             unread.append((value, samples, update))
             if len(unread) >= self.read_after:
@@ -53,7 +54,7 @@ class SampleMeans:
     def read(self) -> Sums:
         """The sums over all that was taken in. They do not depend on when they are read: values are added in turn."""
         for name, unread in self.unread.items():
-            values = torch.stack([value.reshape(()) for value, _, _ in unread]).tolist()
+            values = torch.stack([value for value, _, _ in unread]).tolist()
             total, count = self.sums.get(name, (0.0, 0))
             for value, (_, samples, update) in zip(values, unread, strict=True):
                 total, count = total + value * samples, count + samples

@@ -1,25 +1,45 @@
 """Optimizers by name, one for each part of the network. A new one is one entry in the table."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+
+from .muon import Muon
 
 Groups = list[dict[str, Any]]  # of parameters, each with its weight decay
 
 
+def light(kind: type[Optimizer]) -> type[Any]:
+    """torch's optimizer without the marks for torch.compile on its methods.
+
+    Their first use imports the compiler, which takes nearly as long as torch itself, in a run that never compiles an
+    optimizer's step.
+    """
+    marked = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in marked}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
 def sgd(groups: Groups, lr: float, momentum: float) -> Optimizer:
     """Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
-    return SGD(groups, lr, momentum, nesterov=momentum > 0)
+    return light(SGD)(groups, lr, momentum, nesterov=momentum > 0, fused=True)
 
 
 def adamw(groups: Groups, lr: float, momentum: float) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), whose momentum is its own."""
-    return AdamW(groups, lr)
+    return light(AdamW)(groups, lr, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[[Groups, float, float], Optimizer]] = {"sgd": sgd, "adamw": adamw}
+def muon(groups: Groups, lr: float, momentum: float) -> Optimizer:
+    """Orthogonalised momentum for convolutions, Nesterov momentum for the rest."""
+    return light(Muon)(groups, lr, momentum)  # type: ignore[no-any-return]
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, float, float], Optimizer]] = {"sgd": sgd, "adamw": adamw, "muon": muon}
 
 
 def build_optimizers(model_list: list[nn.Module], settings: Any) -> list[Optimizer]:
@@ -31,10 +51,9 @@ def build_optimizers(model_list: list[nn.Module], settings: Any) -> list[Optimiz
     """
     optimizers = []
     for part, lr in zip(model_list, settings.lr_per_part(), strict=True):
-        parameters = list(part.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        optimizers.append(OPTIMIZERS[settings.optimizer](groups, lr, settings.momentum))
+        groups: dict[float, list[Tensor]] = {}  # by weight decay: every group costs a kernel of its own in each update
+        for parameter in (p for p in part.parameters() if p.requires_grad):
+            groups.setdefault(settings.weight_decay if parameter.dim() > 1 else 0.0, []).append(parameter)
+        listed = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+        optimizers.append(OPTIMIZERS[settings.optimizer](listed, lr, settings.momentum))
     return optimizers

@@ -6,6 +6,7 @@ A new schedule is a subclass with one formula and an entry in SCHEDULES; a new w
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch.optim import Optimizer
@@ -69,7 +70,7 @@ class WarmUpLR(LRScheduler):
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """The rate of the next update, one per parameter group."""
-        if self.warming_up:
+        if self.last_epoch < self.total:
             p = self.last_epoch / self.total
             return [WARM_UPS[self.mode](self.init_lr, float(b), p) for b in self.base_lrs]
         return self.lr_after_warm_up(self.last_epoch - self.total)
@@ -82,7 +83,7 @@ class WarmUpLR(LRScheduler):
 
     def refresh(self) -> None:
         """Writes the next update's rates into the optimizer, without taking a step."""
-        self._last_lr = list(self.get_lr())
+        self._last_lr = [*self.get_lr()]
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
 
@@ -123,12 +124,12 @@ class Timeline:
     key_metric: str = "loss"
     key_mode: str = "min"
 
-    @property
+    @cached_property
     def warm_up_updates(self) -> int:
         """W, the number of updates that the warm-up lasts."""
         return 0 if self.warm_up_mode == "none" else round(self.warm_up_epochs * self.updates_per_epoch)
 
-    @property
+    @cached_property
     def main_updates(self) -> int:
         """T, the number of updates after the warm-up; at least 1."""
         return max(1, self.epochs * self.updates_per_epoch - self.warm_up_updates)

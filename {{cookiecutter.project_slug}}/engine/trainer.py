@@ -19,7 +19,7 @@ from . import UserError, checkpoint, records
 from .checks import check_has, check_healthy, check_parameters, check_settings
 from .data import batches_of, windows
 from .devices import autocast, grad_scaler, num_samples, pick_device, pick_precision, to_device
-from .gradients import clip, overflow
+from .gradients import Gradients
 from .losses import EpochLosses
 from .metrics import WORST, SampleMeans, SetMetric, improves, note_best_values
 from .network import Network, eval_mode, export, one_forward, show
@@ -210,6 +210,7 @@ class Trainer:
             self._epoch_began = time.perf_counter()
         for model in self.model_list:
             model.train()
+        self._gradients = Gradients(self.optimizer_list)
         # All that an epoch draws follows from (seed, epoch), up to where a state within it was saved: that has the
         # generators as they stood, which the batches that are passed over must not move.
         with kept_random_state(self.device) if self.epoch_step else nullcontext():
@@ -218,20 +219,19 @@ class Trainer:
 
     def _update(self, window: list[Any]) -> None:
         """One step of every optimizer on the gradient of the mean loss over all samples of the window's batches."""
-        for optimizer in self.optimizer_list:
-            optimizer.zero_grad()
-        total = sum(num_samples(batch) for batch in window)
-        for batch in window:
+        self._gradients.clear()
+        counts = [num_samples(batch) for batch in window]
+        for batch, samples in zip(window, counts, strict=True):
             with autocast(self.precision, self.device):
                 losses = self.loss_per_batch(to_device(batch, self.device))
             check_has(losses, "loss", "the one to minimise, in what loss_per_batch returns")
-            samples = num_samples(batch)
             self.losses.add(losses, samples, self.global_step + 1)
-            self.scaler.scale(losses["loss"] * (samples / total)).backward()
+            loss = losses["loss"] if len(window) == 1 else losses["loss"] * (samples / sum(counts))
+            self.scaler.scale(loss).backward()
         if not self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler leaves such updates out
-            self.losses.watch(overflow(self.optimizer_list), self.global_step + 1)
+            self.losses.watch(self._gradients.overflow(), self.global_step + 1)
         if self.clip_grad:
-            clip(self.optimizer_list, self.scaler, self.clip_grad)
+            self._gradients.clip(self.optimizer_list, self.scaler, self.clip_grad)
         for optimizer in self.optimizer_list:
             self.scaler.step(optimizer)
         self.scaler.update()

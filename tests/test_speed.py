@@ -1,0 +1,170 @@
+"""What makes runs fast and is easily lost: no wait for the device, no needless import, torch's fused kernels, Muon."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import SOURCE
+from engine.gradients import Gradients
+from engine.muon import Muon, orthogonal
+from engine.optimizers import OPTIMIZERS, build_optimizers
+from test_trainer import Small, data
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the processor wait for the numbers of a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nothing_waits_for_the_device_between_log_points(precision: str, tmp_path: Path) -> None:
+    trainer = Small(tmp_path, train_loader=list(data(96)), log_per_step=4, clip_grad=1.0, precision=precision)
+    waits_after: list[int] = []
+    update = trainer.update_lr_scheduler
+    with Waits() as waits:
+        trainer.update_lr_scheduler = lambda: waits_after.append(waits.count) or update()  # type: ignore
+        trainer.train_loop()
+        (torch.ones(()) + 1).item()
+    assert waits_after == [0] * 12
+    assert waits.count == 1  # the mode does see waits
+
+
+def settings(optimizer: str, weight_decay: float = 0.01) -> Any:
+    """What build_optimizers reads."""
+    return SimpleNamespace(lr_per_part=lambda: [0.1], optimizer=optimizer, momentum=0.9, weight_decay=weight_decay)
+
+
+def updated(optimizer: torch.optim.Optimizer, network: nn.Module) -> list[Tensor]:
+    """The weights after three updates with the same random gradients."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for parameter in network.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_optimizers_are_torchs_own_and_fused(name: str) -> None:
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    decayed = [{"params": [theirs.weight], "weight_decay": 0.01}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    reference: Any = {
+        "sgd": lambda: torch.optim.SGD(decayed, 0.1, 0.9, nesterov=True, fused=True),
+        "adamw": lambda: torch.optim.AdamW(decayed, 0.1, fused=True),
+    }[name]()
+    [optimizer] = build_optimizers([ours], settings(name))
+    assert isinstance(optimizer, type(reference)) and optimizer.defaults["fused"]
+    for one, other in zip(updated(optimizer, ours), updated(reference, theirs), strict=True):
+        assert torch.equal(one, other)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.state_dict().keys() == reference.state_dict().keys()
+
+
+def test_hooks_of_optimizer_steps_are_called() -> None:
+    network = nn.Linear(2, 2)
+    [optimizer] = build_optimizers([network], settings("sgd"))
+    calls = []
+    optimizer.register_step_pre_hook(lambda *args: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *args: calls.append("after"))
+    updated(optimizer, network)
+    assert calls == ["before", "after"] * 3
+
+
+def test_without_weight_decay_there_is_one_group_and_one_kernel() -> None:
+    [optimizer] = build_optimizers([nn.Linear(2, 2)], settings("sgd", weight_decay=0.0))
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_optimizer_of_ours_imports_torchs_compiler(name: str) -> None:
+    script = f"""
+import sys, torch
+from types import SimpleNamespace
+from engine.optimizers import build_optimizers
+network = torch.nn.Conv2d(3, 4, 3)
+settings = SimpleNamespace(lr_per_part=lambda: [0.1], optimizer={name!r}, momentum=0.9, weight_decay=0.01)
+[optimizer] = build_optimizers([network], settings)
+network(torch.ones(1, 3, 3, 3)).sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-B", "-c", script], cwd=SOURCE).returncode == 0
+
+
+def test_gradients_are_cleared_and_checked_together() -> None:
+    network = nn.Linear(2, 2)
+    [optimizer] = build_optimizers([network], settings("sgd"))
+    gradients = Gradients([optimizer])
+    network(torch.ones(1, 2)).sum().backward()
+    flags = [gradients.overflow() for _ in range(250)]
+    network.weight.grad[0, 0] = float("inf")  # type: ignore[index]
+    flags.append(gradients.overflow())
+    assert torch.stack(flags).tolist() == [0.0] * 250 + [1.0]
+    gradients.clear()
+    assert network.weight.grad is None and gradients.overflow() == 0
+
+
+# ---- Muon ----
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (64, 3, 2, 2), (6, 20, 1), (4, 5, 3, 3, 3)])
+def test_muon_makes_every_direction_of_an_update_equally_long(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    update = torch.randn(shape)
+    found = orthogonal(update)
+    lengths = torch.linalg.svdvals(found.flatten(1).float())
+    scale = max(1.0, shape[0] / update[0].numel()) ** 0.5
+    assert found.shape == update.shape and found.dtype == update.dtype
+    assert 0.6 * scale < lengths.min() and lengths.max() < 1.3 * scale
+    assert (found * update).sum() > 0
+
+
+def test_muon_turns_convolutions_as_torchs_own_turns_matrices() -> None:
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    torch.manual_seed(0)
+    ours, theirs = nn.Conv2d(4, 6, 3, bias=False), nn.Linear(36, 6, bias=False)
+    for _ in range(3):
+        gradient = torch.randn(6, 4, 3, 3)
+        theirs.weight.data = ours.weight.data.permute(0, 2, 3, 1).flatten(1).clone()
+        ours.weight.grad, theirs.weight.grad = gradient, gradient.permute(0, 2, 3, 1).flatten(1)
+        before = ours.weight.detach().clone()
+        Muon(ours.parameters(), 0.1, 0.9, weight_decay=0.2).step()
+        torch.optim.Muon(theirs.parameters(), 0.1, weight_decay=0.2, momentum=0.9).step()
+        assert (ours.weight - before).abs().max() > 0.01
+        torch.testing.assert_close(ours.weight.permute(0, 2, 3, 1).flatten(1), theirs.weight, rtol=0, atol=2e-3)
+
+
+def test_muon_gives_biases_and_matrices_sgds_nesterov_momentum() -> None:
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    reference = torch.optim.SGD(theirs.parameters(), 0.1, 0.9, nesterov=True)
+    found = updated(Muon(ours.parameters(), 0.1, 0.9, weight_decay=0.2), ours)
+    for one, other in zip(found, updated(reference, theirs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_muon_calls_a_closure_and_returns_its_loss() -> None:
+    network = nn.Linear(2, 1)
+
+    def closure() -> Tensor:
+        loss = network(torch.ones(1, 2)).sum()
+        loss.backward()
+        return loss
+
+    assert Muon(network.parameters(), 0.1).step(closure).requires_grad
