@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -84,7 +84,7 @@ def main() -> None:
     print(f"| render and lint all {len(COMBINATIONS)} combinations, {CORES} at a time | {rendered:.1f} s |")
 
     def train_all() -> None:
-        with ThreadPoolExecutor(CORES) as pool:
+        with ProcessPoolExecutor(CORES) as pool:
             list(pool.map(train, projects))
 
     trained = seconds(train_all)

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import runpy
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -22,7 +21,6 @@ SERVER = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
 }
-STARTING = threading.Lock()
 
 
 @cache
@@ -42,12 +40,11 @@ def _context() -> Any:
 @contextmanager
 def _without_main() -> Iterator[None]:
     """Inside, processes start without the file that this one runs, which each of them would execute first."""
-    with STARTING:
-        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _child(folder: Path, argv: Sequence[str], output: Path, environment: dict[str, str]) -> None:
@@ -65,7 +62,10 @@ def _child(folder: Path, argv: Sequence[str], output: Path, environment: dict[st
 
 
 def start_script(folder: Path, argv: Sequence[str], output: Path, **environment: str) -> Any:
-    """Starts `python *argv` in `folder`; what it prints goes into the file `output`."""
+    """Starts `python *argv` in `folder`; what it prints goes into the file `output`.
+
+    From one thread alone: multiprocessing takes the exit status of another's process, which then reads as 255.
+    """
     process = _context().Process(target=_child, args=(folder, argv, output, environment))
     with _without_main():
         process.start()
