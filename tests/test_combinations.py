@@ -83,6 +83,13 @@ def test_trains_a_small_epoch_with_its_answers_and_without_a_trace(
     assert files_in(project) == before
 
 
+@pytest.mark.parametrize("name", ["engine", "images", "conftest"])
+def test_a_project_imports_nothing_that_lies_only_in_the_template(name: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(f"import {name}")
+    status, output = run_script(tmp_path, ["script.py"], tmp_path / "output")
+    assert status == 1 and f"No module named '{name}'" in output, output
+
+
 def test_every_combination_is_ruff_clean(combination: Combination) -> None:
     clean, said = ruff(map(combination, COMBINATIONS))
     assert clean, said
