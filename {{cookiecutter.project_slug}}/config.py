@@ -54,7 +54,7 @@ class Config:
     patience_stop: int = 0  # epochs without a better key metric after which training ends; 0 trains to the last
     histograms: bool = False  # record weights and gradients in TensorBoard after each epoch
     model_info: bool = False  # print a layer-by-layer summary and draw the graph in TensorBoard
-    smoke: bool = False  # one small epoch on synthetic data that leaves no trace
+    smoke: bool = False  # one small epoch at half the width, on synthetic data, that leaves no trace
 
     def lr_per_part(self) -> list[float]:
         """The base learning rate of each part; a UserError where --lr has neither one value nor one per part."""
@@ -106,7 +106,8 @@ def parse_config(argv: list[str], defaults: Config = Config()) -> Config:  # noq
     check_numbers(config)
     if not config.smoke:
         return config
-    return replace(config, data="synthetic", epochs=1, batch_size=32, log_per_step=1, warm_up_epochs=0.25, resume="")
+    small = replace(config, data="synthetic", width=max(1, config.width // 2), epochs=1, batch_size=32, resume="")
+    return replace(small, log_per_step=1, warm_up_epochs=0.25)
 
 
 def resumed_config(argv: list[str], run_dir: Path) -> tuple[Config, set[str]]:

@@ -38,7 +38,7 @@ class Embed(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # Padding is zero everywhere, so how far a batch is padded changes nothing.
         x = F.pad(x, (0, -x.shape[1] % STRIDE))
-        h = self.bytes(x) + torch.stack([self.ngrams(hash_ngrams(x, n)) for n in NGRAMS]).sum(0)
+        h = self.bytes(x) + self.ngrams(torch.stack([hash_ngrams(x, n) for n in NGRAMS])).sum(0)
         h = self.dropout(h)
         h = h.unflatten(1, (-1, STRIDE)).mean(2) + F.gelu(self.conv(h.mT).mT)
         return h + self.positions[: h.shape[1]], x[:, ::STRIDE] > 0

@@ -126,7 +126,7 @@ def make_synthetic(config: Config) -> tuple[Splits, list[str]]:
     generator = epoch_generator(config.seed, 0)
     ramp = torch.linspace(0, 2 * torch.pi, config.image_size or 32)
     splits = {}
-    for name, count in {"train": 512 if config.smoke else 2048, "test": 256}.items():
+    for name, count in {"train": 256 if config.smoke else 2048, "test": 64 if config.smoke else 256}.items():
         labels = torch.arange(count) % 10
         phase = 2 * torch.pi * torch.rand(count, 1, 1, 1, generator=generator)
         stripes = (ramp * (1 + labels // 2).view(-1, 1, 1, 1) + phase).sin().expand(-1, 3, len(ramp), -1)

@@ -126,7 +126,7 @@ def make_synthetic(config: Config) -> tuple[Splits, list[str]]:
     down, right = torch.meshgrid(*[torch.linspace(0, 2 * torch.pi, size)] * 2, indexing="ij")
     waves = torch.stack([2 * down, 3 * right, 3 * (down + right), 6 * down, 6 * right])
     splits = {}
-    for name, count in {"train": 512 if config.smoke else 2048, "test": 256}.items():
+    for name, count in {"train": 256 if config.smoke else 2048, "test": 64 if config.smoke else 256}.items():
         labels = (torch.rand(count, len(waves), generator=generator) < 0.3).float()
         phase = 2 * torch.pi * torch.rand(count, len(waves), 1, 1, generator=generator)
         pattern = (labels.view(count, -1, 1, 1) * (waves + phase).sin()).sum(1, keepdim=True)

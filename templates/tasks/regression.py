@@ -145,7 +145,7 @@ def read_target(table: Table, name: str) -> Tensor:
 def make_synthetic(config: Config) -> Table:
     """A table with two numbers, one of them often missing, and a text, that decide y but for some noise."""
     generator = epoch_generator(config.seed, 0)
-    count = 512 if config.smoke else 2048
+    count = 1024 if config.smoke else 2048
     a, b, noise, missing = torch.randn(4, count, generator=generator)
     kind = torch.randint(3, (count,), generator=generator)
     y = 40 + 10 * (a + (2 * b).sin() * (kind - 1) + kind + 0.1 * noise)

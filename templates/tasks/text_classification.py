@@ -129,7 +129,7 @@ def make_synthetic(config: Config) -> Splits:
     }  # fmt: skip
     common = ["the", "a", "and", "we", "saw", "was", "then", "very", "good", "today", "some", "of"]
     splits = {}
-    for split, count in {"train": 512 if config.smoke else 1024, "test": 256}.items():
+    for split, count in {"train": 512 if config.smoke else 1024, "test": 64 if config.smoke else 256}.items():
         texts, names = [], []
         for draws in torch.rand(count, 18, generator=generator).tolist():
             name = sorted(subjects)[int(4 * draws[0])]
