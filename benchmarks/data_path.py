@@ -70,9 +70,9 @@ def pipelines(pixels: torch.Tensor, folder: Path) -> dict[str, Iterable[Any]]:
     return {
         "**the rendered project, in memory, no worker**": Ours(),
         "torchvision ImageFolder of JPEG files": usual(ImageFolder(folder, by_pil), 0),
-        "the same, 2 workers": usual(ImageFolder(folder, by_pil), 2),
+        "torchvision ImageFolder of JPEG files, 2 workers": usual(ImageFolder(folder, by_pil), 2),
         "torchvision on PIL images in memory": usual(Samples(pictures, by_pil), 0),
-        "the same, 2 workers ": usual(Samples(pictures, by_pil), 2),
+        "torchvision on PIL images in memory, 2 workers": usual(Samples(pictures, by_pil), 2),
         "torchvision v2 on tensors in memory, one by one": usual(Samples(pixels, by_tensor), 0),
     }
 
@@ -95,7 +95,7 @@ def main() -> None:
     print("| pipeline | images/s | ours in times this |\n|---|---|---|")
     for name, found in rates.items():
         times = median(our / other for our, other in zip(ours, found, strict=True))
-        print(f"| {name.strip()} | {median(found):,.0f} | {times:.1f} |")
+        print(f"| {name} | {median(found):,.0f} | {times:.1f} |")
 
 
 if __name__ == "__main__":

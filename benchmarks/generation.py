@@ -14,8 +14,7 @@ from statistics import median
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from conftest import COMBINATIONS, render_project, ruff, write_config  # noqa: E402
-from cookiecutter.main import cookiecutter  # noqa: E402
+from conftest import COMBINATIONS, render_plainly, render_project, ruff, write_config  # noqa: E402
 from scripts import run_script  # noqa: E402
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -26,19 +25,6 @@ def seconds(action: Callable[[], object]) -> float:
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
-
-
-def render(folder: Path, config: Path, hooks: bool = False, **answers: str) -> Path:
-    """Renders a project as a person does, without asking."""
-    done = cookiecutter(
-        str(ROOT),
-        no_input=True,
-        extra_context=answers,
-        output_dir=str(folder),
-        accept_hooks=hooks,
-        config_file=str(config),
-    )
-    return Path(done)
 
 
 def render_combination(folder: Path, config: Path, number: int) -> Path:
@@ -58,13 +44,15 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     config = write_config(folder)
     numbers = (folder / str(number) for number in itertools.count())
-    render(next(numbers), config)  # imports and file caches
+    render_plainly(next(numbers), config)  # imports and file caches
 
-    plain = median(seconds(lambda: render(next(numbers), config)) for _ in range(9))
+    plain = median(seconds(lambda: render_plainly(next(numbers), config)) for _ in range(9))
     with open(os.devnull, "w") as nowhere:
         keep, null = os.dup(1), nowhere.fileno()
         os.dup2(null, 1)
-        hooked = median(seconds(lambda: render(next(numbers), config, True, smoke_epoch="skip")) for _ in range(9))
+        hooked = median(
+            seconds(lambda: render_plainly(next(numbers), config, True, smoke_epoch="skip")) for _ in range(9)
+        )
         os.dup2(keep, 1)
     print(f"| render one project, hooks off | {plain:.3f} s |")
     print(f"| what the hooks add without a smoke epoch | {hooked - plain:.3f} s |")

@@ -15,9 +15,9 @@ from PIL import Image
 from sklearn.datasets import load_diabetes, load_digits, load_sample_images
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks.generation import render, write_config  # noqa: E402
+from conftest import render_plainly, write_config  # noqa: E402
 
 DIGITS = load_digits()
 PICTURES = [Image.fromarray((image * 15.9).astype(np.uint8)).resize((24, 24)) for image in DIGITS.images]
@@ -121,7 +121,7 @@ def main() -> None:
     for make, epochs in EPOCHS.items():
         folder = Path(tempfile.mkdtemp())
         make(folder, random.Random(0))
-        project = render(folder / "project", write_config(folder), task_type=make.__name__)
+        project = render_plainly(folder / "project", write_config(folder), task_type=make.__name__)
         command = [sys.executable, "-B", "train.py", "--data", str(folder), "--epochs", str(epochs)]
         began = time.perf_counter()
         done = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True)

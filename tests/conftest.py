@@ -50,22 +50,27 @@ def compile_once(environment: jinja2.Environment, *source: Any) -> Any:
     return compiled[source]
 
 
+def render_plainly(folder: Path, config: Path, hooks: bool = False, /, **answers: str) -> Path:
+    """Renders there as a person does, without being asked, and returns the project's path."""
+    return Path(
+        cookiecutter(
+            str(ROOT),
+            no_input=True,
+            extra_context=answers,
+            output_dir=str(folder),
+            accept_hooks=hooks,
+            config_file=str(config),
+        )
+    )
+
+
 def render_project(folder: Path, config: Path, **answers: str) -> Path:
-    """Renders there without hooks and returns the project's path.
+    """The same without hooks, faster from the second project on.
 
     Cookiecutter makes an environment for every project, and most of its time would go into compiling the same again.
     """
     with mock.patch.object(jinja2.Environment, "compile", compile_once):
-        return Path(
-            cookiecutter(
-                str(ROOT),
-                no_input=True,
-                extra_context=answers,
-                output_dir=str(folder),
-                accept_hooks=False,
-                config_file=str(config),
-            )
-        )
+        return render_plainly(folder, config, **answers)
 
 
 def ruff(projects: Iterable[Path]) -> tuple[bool, str]:

@@ -293,6 +293,17 @@ def test_a_wrong_flag_ends_with_status_1_and_no_traceback(
     assert all(word in done.stderr for word in words), done.stderr
 
 
+def test_predict_says_that_a_checkpoint_is_of_another_version_of_the_task(own: Any, tmp_path: Path) -> None:
+    trainer = own.task.Task(own.config.Config(data="synthetic", width=8))
+    trainer.ckpt_dir = tmp_path
+    trainer.check_init()
+    del trainer.meta["mirror"]
+    trainer.save_state(tmp_path / "best.pth", optim=False)
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    with pytest.raises(UserError, match="lacks 'mirror': another version of task.py wrote it"):
+        own.predict.predict(own.predict.Arguments((tmp_path / "image.png",), tmp_path / "best.pth"))
+
+
 def test_predict_refuses_a_wrong_flag_and_a_missing_checkpoint_the_same_way(project: Path) -> None:
     for flags, words in (
         (["--chekpoint", "x"], "--checkpoint"),

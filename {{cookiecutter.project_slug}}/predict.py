@@ -40,7 +40,10 @@ def predict(arguments: Arguments) -> None:
     meta, trainer = state["meta"], Trainer()
     trainer.task_type = Config.task_type
     trainer.device = pick_device(arguments.device)
-    trainer.model_list = build_model_list(meta, num_parts(state))
+    try:
+        trainer.model_list = build_model_list(meta, num_parts(state))
+    except KeyError as missing:
+        raise UserError(f"{arguments.checkpoint} lacks {missing}: another version of task.py wrote it") from missing
     trainer.load_state(arguments.checkpoint, optim=False)
 
     arguments.output.unlink(missing_ok=True)

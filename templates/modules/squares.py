@@ -48,17 +48,17 @@ class AugmentedRows(Rows):
 
     def __init__(self, rows: Rows, config: Any) -> None:
         super().__init__(rows.x, rows.y, rows.rows)
-        self.config = config
+        self.seed = config.seed
+        self.reach = int(rows.x[rows.rows[:1]].shape[-1] * config.shift_fraction)
+        first = torch.rand(len(self), generator=epoch_generator(config.seed, 0)) < 0.5
+        self.mirrored_by_parity = [first & (not config.no_mirror), ~first & (not config.no_mirror)]
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws two numbers in [0, 1) per image, down and right, and whether it is mirrored."""
-        seed, size = self.config.seed, self.x[self.rows[:1]].shape[-1]
-        reach = int(size * self.config.shift_fraction)
-        draws = torch.rand(len(self), 2, generator=epoch_generator(seed, epoch))
-        self.shifts = (draws * (2 * reach + 1)).long() - reach
-        first = torch.rand(len(self), generator=epoch_generator(seed, 0)) < 0.5
-        self.mirrored = (first ^ bool(epoch % 2)) & (not self.config.no_mirror)
+        """Draws how far each image is shifted, down and right, and turns every image about."""
+        draws = torch.rand(len(self), 2, generator=epoch_generator(self.seed, epoch))
+        self.shifts = (draws * (2 * self.reach + 1)).long() - self.reach
+        self.mirrored = self.mirrored_by_parity[epoch % 2]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         x, y = super().__getitems__(indices)

@@ -52,7 +52,7 @@ def build_optimizers(model_list: list[nn.Module], settings: Any) -> list[Optimiz
     optimizers = []
     for part, lr in zip(model_list, settings.lr_per_part(), strict=True):
         groups: dict[float, list[Tensor]] = {}  # by weight decay: every group costs a kernel of its own in each update
-        for parameter in (p for p in part.parameters() if p.requires_grad):
+        for parameter in part.parameters():
             groups.setdefault(settings.weight_decay if parameter.dim() > 1 else 0.0, []).append(parameter)
         listed = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
         optimizers.append(OPTIMIZERS[settings.optimizer](listed, lr, settings.momentum))

@@ -70,7 +70,7 @@ class WarmUpLR(LRScheduler):
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """The rate of the next update, one per parameter group."""
-        if self.last_epoch < self.total:
+        if self.warming_up:
             p = self.last_epoch / self.total
             return [WARM_UPS[self.mode](self.init_lr, float(b), p) for b in self.base_lrs]
         return self.lr_after_warm_up(self.last_epoch - self.total)
@@ -83,7 +83,7 @@ class WarmUpLR(LRScheduler):
 
     def refresh(self) -> None:
         """Writes the next update's rates into the optimizer, without taking a step."""
-        self._last_lr = [*self.get_lr()]
+        self._last_lr = list(self.get_lr())
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr
 
