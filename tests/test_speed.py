@@ -90,6 +90,20 @@ def test_without_weight_decay_there_is_one_group_and_one_kernel() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_part_that_is_wholly_frozen_stays_as_it_is_while_the_others_learn(name: str, tmp_path: Path) -> None:
+    trainer = Small(tmp_path, parts=2)
+    frozen, learns = trainer.model_list
+    frozen.requires_grad_(False)
+    both = SimpleNamespace(**vars(settings(name)) | {"lr_per_part": lambda: [0.1, 0.1]})
+    trainer.optimizer_list, trainer.lr_scheduler_list = build_optimizers(trainer.model_list, both), []
+    trainer.check_init()
+    before = [[parameter.clone() for parameter in part.parameters()] for part in (frozen, learns)]
+    trainer.fit(1)
+    assert all(map(torch.equal, before[0], frozen.parameters()))
+    assert not any(map(torch.equal, before[1], learns.parameters()))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_optimizer_of_ours_imports_torchs_compiler(name: str) -> None:
     script = f"""
 import sys, torch
