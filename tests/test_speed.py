@@ -2,18 +2,23 @@
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from conftest import SOURCE
+from engine.devices import keep_freed_memory
 from engine.gradients import Gradients
 from engine.muon import Muon, orthogonal
 from engine.optimizers import OPTIMIZERS, build_optimizers
 from test_trainer import Small, data
 from torch import Tensor, nn
+from torch.autograd import profiler
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -82,6 +87,57 @@ def test_hooks_of_optimizer_steps_are_called() -> None:
     optimizer.register_step_post_hook(lambda *args: calls.append("after"))
     updated(optimizer, network)
     assert calls == ["before", "after"] * 3
+
+
+def test_a_profiler_sees_the_steps_and_nothing_else_pays_for_it() -> None:
+    network = nn.Linear(2, 2)
+    [optimizer] = build_optimizers([network], settings("sgd"))
+    with torch.profiler.profile() as profile:
+        updated(optimizer, network)
+    [record] = [event for event in profile.key_averages() if event.key.startswith("Optimizer.step")]
+    assert record.count == 3
+    with mock.patch.object(profiler, "record_function") as recorded:
+        updated(optimizer, network)
+    assert not recorded.called
+
+
+def test_hooks_of_all_optimizers_are_called() -> None:
+    network = nn.Linear(2, 2)
+    [optimizer] = build_optimizers([network], settings("sgd"))
+    calls: list[Any] = []
+    hook = register_optimizer_step_post_hook(lambda *args: calls.append(args[0]))
+    updated(optimizer, network)
+    hook.remove()
+    updated(optimizer, network)
+    assert calls == [optimizer] * 3
+
+
+@pytest.mark.skipif(sys.platform != "linux" or "musl" in sysconfig.get_platform(), reason="this is about glibc")
+def test_memory_that_tensors_gave_back_is_used_again_without_asking_the_system() -> None:
+    script = """
+import torch
+from resource import RUSAGE_SELF, getrusage
+from engine.devices import keep_freed_memory
+keep_freed_memory(torch.device("cpu"))
+for _ in range(5):
+    before = getrusage(RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(2**21) for _ in range(16)]
+    while blocks:
+        blocks.pop()
+print(getrusage(RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-B", "-c", script], cwd=SOURCE, check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 100  # of 32,768 pages; without the call it is now and then all, now and then none
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this is about glibc")
+def test_only_a_run_on_the_cpu_changes_how_memory_is_kept() -> None:
+    library = mock.Mock()
+    with mock.patch("ctypes.CDLL", return_value=library):
+        keep_freed_memory(torch.device("cuda"))
+        assert not library.mallopt.called
+        keep_freed_memory(torch.device("cpu"))
+    assert library.mallopt.call_count == 2
 
 
 def test_without_weight_decay_there_is_one_group_and_one_kernel() -> None:

@@ -1,5 +1,7 @@
 """Where tensors live and in what precision they are multiplied."""
 
+import ctypes
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -48,6 +50,18 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name not in DTYPES:
         raise UserError(f"precision {name!r} is unknown; choose one of auto, {', '.join(DTYPES)}")
     return name
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Where a CPU computes, has glibc keep what is freed for the next tensors, as torch itself does on GPUs.
+
+    It would give the memory of an update back to the system, which clears it anew for the next: a tenth of the time of
+    a convolutional network. The process keeps the most memory that it ever needed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" and device.type == "cpu" else None
+    if mallopt:
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at its upper limit: larger blocks are still mapped one by one
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing else is given back
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

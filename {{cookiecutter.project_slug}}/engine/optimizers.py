@@ -6,22 +6,35 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import profiler
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .muon import Muon
 
+GLOBAL_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
 Groups = list[dict[str, Any]]  # of parameters, each with its weight decay
 
 
 def light(kind: type[Optimizer]) -> type[Any]:
-    """torch's optimizer without the marks for torch.compile on its methods.
+    """torch's optimizer without two costs that most runs have for nothing.
 
-    Their first use imports the compiler, which takes nearly as long as torch itself, in a run that never compiles an
-    optimizer's step.
+    The marks for torch.compile on its methods import the compiler at their first use, which takes nearly as long as
+    importing torch. The record that `step` makes for the profiler takes a tenth of a small network's update: it is
+    left out unless a profiler or a hook is there to see it.
     """
     marked = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in marked}
-    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+    plain = torch.no_grad()(inspect.unwrap(kind.step))
+    observed = Optimizer.profile_hook_step(plain)
+    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
+    def step(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
+        seen = profiler._is_profiler_enabled or any(getattr(self, name) for name in hooks)
+        return observed(self, closure) if seen or any(GLOBAL_HOOKS) else plain(self, closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # else torch would wrap it in that record after all
+    return type(kind.__name__, (kind,), methods | {"step": step})
 
 
 def sgd(groups: Groups, lr: float, momentum: float) -> Optimizer:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -112,6 +113,17 @@ def progress(what: str, total: int, done: int = 0) -> Any:
     terminal = sys.__stderr__
     quiet = terminal is None or not terminal.isatty()
     return tqdm(total=total, initial=done, desc=what, file=terminal, disable=quiet, leave=False, dynamic_ncols=True)
+
+
+def start_line(trainer: Any) -> str:
+    """Where and how a run computes, and the number of weights of each part."""
+    weights = [list(model.parameters()) for model in trainer.model_list]
+    images = [p for part in weights for p in part if p.dim() == 4]
+    last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in images)
+    threads = f", threads {torch.get_num_threads()}" if trainer.device.type == "cpu" else ""
+    parts = " + ".join(f"{sum(p.numel() for p in part):,}" for part in weights)
+    layout = ", channels last" if last else ""
+    return f"device {trainer.device}{threads}, precision {trainer.precision}{layout}, parameters {parts}"
 
 
 def epoch_line(trainer: Any, train_loss: float, scores: Mapping[str, float], seconds: float) -> str:

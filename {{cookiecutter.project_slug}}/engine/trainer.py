@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from . import UserError, checkpoint, records
 from .checks import check_has, check_healthy, check_parameters, check_settings
 from .data import batches_of, windows
-from .devices import autocast, grad_scaler, num_samples, pick_device, pick_precision, to_device
+from .devices import autocast, grad_scaler, keep_freed_memory, num_samples, pick_device, pick_precision, to_device
 from .gradients import Gradients
 from .losses import EpochLosses
 from .metrics import WORST, SampleMeans, SetMetric, improves, note_best_values
@@ -135,6 +135,7 @@ class Trainer:
         check_settings(self)
         check_parameters(self.model_list, self.optimizer_list)
         self.precision = pick_precision(self.precision, self.device)
+        keep_freed_memory(self.device)
         for model in self.model_list:
             model.to(self.device)
             if self.compile:
@@ -142,8 +143,7 @@ class Trainer:
         self.scaler = grad_scaler(self.precision, self.device)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
         self.lr_scheduler_list = build_schedules(self)
-        parts = " + ".join(f"{sum(p.numel() for p in model.parameters()):,}" for model in self.model_list)
-        print(f"device {self.device}, precision {self.precision}, parameters {parts}")
+        print(records.start_line(self))
 
     def updates_per_epoch(self) -> int:
         """The number of optimizer steps in an epoch."""
