@@ -118,8 +118,8 @@ def progress(what: str, total: int, done: int = 0) -> Any:
 def start_line(trainer: Any) -> str:
     """Where and how a run computes, and the number of weights of each part."""
     weights = [list(model.parameters()) for model in trainer.model_list]
-    images = [p for part in weights for p in part if p.dim() == 4]
-    last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in images)
+    filters = [p for part in weights for p in part if p.dim() == 4]
+    last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in filters)
     threads = f", threads {torch.get_num_threads()}" if trainer.device.type == "cpu" else ""
     parts = " + ".join(f"{sum(p.numel() for p in part):,}" for part in weights)
     layout = ", channels last" if last else ""
