@@ -14,6 +14,9 @@ from engine.trainer import Trainer
 from torch import Tensor, nn
 
 SLEEP = float(os.environ.get("FAULT_SLEEP", 0))  # seconds per batch, so that there is time to send a signal
+# "rank:updates:signal", which that process sends itself in the batch after so many updates; of signal 0 it raises.
+SEND = os.environ.get("FAULT_SEND", "")
+PLAIN = "FAULT_PLAIN" in os.environ  # without what depends on the number of processes
 
 
 class Noisy(Rows):
@@ -43,7 +46,9 @@ class Task(Trainer):
             data, config.batch_size, config.seed, config.workers, self.device
         )
         seed_everything(config.seed)
-        stages = [nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), nn.Sequential(nn.ReLU(), nn.Dropout(0.3))]
+        normalisation = nn.LayerNorm(8) if PLAIN else nn.BatchNorm1d(8)
+        dropout = nn.Dropout(0.0 if PLAIN else 0.3)
+        stages = [nn.Sequential(nn.Linear(4, 8), normalisation), nn.Sequential(nn.ReLU(), dropout)]
         stages[1].append(nn.Linear(8, 8))
         self.model_list = merge_stages([*stages, nn.Linear(8, 2)], config.num_parts)
         self.optimizer_list = build_optimizers(self.model_list, config)
@@ -51,6 +56,12 @@ class Task(Trainer):
 
     def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
         x, y = batch
+        rank, updates, number = SEND.split(":") if SEND else ("", "", "")
+        here = os.environ.get("RANK", "0"), str(self.global_step), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        if here == (rank, updates, "0"):
+            if number == "0":
+                raise RuntimeError(f"rank {rank} fails")
+            os.kill(os.getpid(), int(number))
         if SLEEP:
             print("in training" if self.model_list[0].training else "in evaluation")
             time.sleep(SLEEP)

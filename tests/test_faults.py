@@ -22,6 +22,7 @@ from conftest import QUESTIONS, SOURCE, Render
 from engine import UserError, checkpoint, files
 from engine.logger import Logger
 from engine.records import open_writer
+from engine.shares import Share
 from faults import check_nothing_is_broken, differences, end_of
 from scripts import run_script, start_script
 from test_trainer import Small, data, same, weights
@@ -558,7 +559,7 @@ def test_numbers_are_watched_without_waiting_for_the_device(tmp_path: Path, monk
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy", "nonzero"):
         monkeypatch.setattr(Tensor, name, counted(name, getattr(Tensor, name)))
     for batch in trainer.train_loader:
-        trainer._update([batch])
+        trainer._update([Share(batch, 4, 4)])
         trainer.update_lr_scheduler()
     assert waits == []
     trainer._log_losses()

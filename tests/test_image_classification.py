@@ -146,9 +146,10 @@ def test_what_an_image_becomes_depends_on_seed_epoch_and_index_and_not_on_worker
 
     epochs = []
     for epoch in (1, 2):
-        epochs.append(list(batches_of(in_memory, epoch, 0)))
+        epochs.append([share.batch for share in batches_of(in_memory, epoch, 0)])
         for first in (0, 3):
-            for (x, y), (x2, y2) in zip(epochs[-1][first:], batches_of(by_workers, epoch, first), strict=True):
+            for (x, y), share in zip(epochs[-1][first:], batches_of(by_workers, epoch, first), strict=True):
+                x2, y2 = share.batch
                 assert torch.equal(x, x2) and torch.equal(y, y2)
     assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
 

@@ -1,6 +1,7 @@
 """Every setting of a run, each also a flag of train.py: `--epochs 30`. Imports no torch, so that --help is instant."""
 
 import json
+import os
 import textwrap
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -119,7 +120,7 @@ def resumed_config(argv: list[str], run_dir: Path) -> tuple[Config, set[str]]:
     path = run_dir / "config.json"
     try:
         saved = json.loads(path.read_text("utf-8"))
-        task_type = saved.pop("task_type")
+        task_type, _ = saved.pop("task_type"), saved.pop("job", "")
         if task_type != Config.task_type:
             raise UserError(f"{run_dir} is a run of the task {task_type!r} and this is {Config.task_type!r}")
         before = replace(Config(), **{**saved, "lr": tuple(saved["lr"])})
@@ -140,5 +141,6 @@ def resumed_config(argv: list[str], run_dir: Path) -> tuple[Config, set[str]]:
 def save_config(config: Config, run_dir: Path) -> None:
     """Writes the settings that a run uses into its folder."""
     with replacing(run_dir / "config.json") as file:
-        settings = {"task_type": config.task_type, **asdict(config)}
+        job = os.environ.get("TORCHELASTIC_RUN_ID", "")  # torchrun's name for it, by which a restart finds its run
+        settings = {"task_type": config.task_type, "job": job, **asdict(config)}
         file.write(f"{json.dumps(settings, indent=2)}\n".encode())

@@ -14,15 +14,16 @@ def train(argv: list[str]) -> None:
     """Parses the flags, builds the task, resumes where asked, trains, tests."""
     began, config, changed = time.perf_counter(), parse_config(argv), set[str]()
     from engine.checkpoint import find_state, new_run_dir  # after the flags: importing torch takes seconds
+    from engine.distributed import from_main, is_main, joined
     from engine.logger import Logger
-    from engine.records import first_record, open_writer
+    from engine.records import first_record, open_writer, smoke_line
     from task import Task
 
-    with TemporaryDirectory() if config.smoke else nullcontext(config.ckpt_dir) as root:
-        if state := find_state(config.resume, root):
+    with joined(config.device), TemporaryDirectory() if config.smoke else nullcontext(config.ckpt_dir) as root:
+        if state := from_main(find_state, config.resume, root):
             config, changed = resumed_config(argv, state.parent)
-        run_dir = state.parent if state else new_run_dir(root)
-        with Logger(run_dir / "log.txt"):
+        run_dir = state.parent if state else from_main(new_run_dir, root)
+        with Logger(run_dir / "log.txt") if is_main() else nullcontext():
             print(config)
             trainer = Task(config)
             trainer.ckpt_dir = run_dir
@@ -32,7 +33,7 @@ def train(argv: list[str]) -> None:
                 if "lr" in changed:
                     trainer.change_lr(config.lr_per_part())
                     trainer.save_state(state)  # before the settings: a restart of this restart finds the new rates
-            save_config(config, run_dir)
+            from_main(save_config, config, run_dir)
             with open_writer(run_dir / "runs", first_record(trainer)) as trainer.writer:
                 if config.model_info:
                     trainer.get_model_info(trainer.example_input())
@@ -41,9 +42,8 @@ def train(argv: list[str]) -> None:
             trainer.print_final_lr()
             trainer.test()
             print(f"files: {run_dir}; curves: python -m tensorboard.main --logdir {root}")
-    if config.smoke:
-        first, last, seconds = trainer.logged_losses[0], trainer.logged_losses[-1], time.perf_counter() - began
-        print(f"smoke epoch: loss {first:.4f} -> {last:.4f} in {seconds:.1f} s")
+        if config.smoke:
+            print(smoke_line(trainer, time.perf_counter() - began))
 
 
 if __name__ == "__main__":

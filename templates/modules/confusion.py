@@ -10,6 +10,8 @@ class ConfusionScore:
     Rows of `confusion`, shape (C, C), are true classes and columns predicted ones.
     """
 
+    sums = ("confusion",)
+
     def __init__(self, num_classes: int, ignore_index: int = -1) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index

@@ -11,6 +11,8 @@ class MeanAveragePrecision:
     that no image has counts 0.
     """
 
+    sums = ("scores", "truths")
+
     def __init__(self) -> None:
         self.reset()
 
@@ -42,6 +44,8 @@ class F1:
     Micro is of the counts of all labels together; macro is the mean over labels, where one that is neither there nor
     predicted counts 0, as in scikit-learn.
     """
+
+    sums = ("hits", "sizes")
 
     def __init__(self, micro: bool) -> None:
         self.micro = micro

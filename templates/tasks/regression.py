@@ -47,6 +47,8 @@ class Task(Trainer):
 class SquaredErrors:
     """Sums over the whole set: of squared errors, and what the variance of the truth needs."""
 
+    sums = ("count", "errors", "sum", "squares")
+
     def __init__(self) -> None:
         self.reset()
 

@@ -1,6 +1,7 @@
 """Checkpoint files: written so that a crash never leaves a broken one, checked when read, old ones removed."""
 
 import hashlib
+import json
 import math
 import os
 import pickle
@@ -133,14 +134,27 @@ def prune(newest: Path, keep_last: int) -> None:
             path.unlink(missing_ok=True)
 
 
+def run_of_job(root: str | Path) -> Path | None:
+    """The run that the same job began in `root`, before torchrun started its processes again; None if it began none."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    for settings in sorted(Path(root).glob("*/config.json"), key=last_change, reverse=True) if job != "none" else ():
+        with suppress(OSError, ValueError):
+            if json.loads(settings.read_text("utf-8")).get("job") == job and states_in(settings.parent):
+                return settings.parent
+    return None
+
+
 def find_state(resume: str, root: str | Path) -> Path | None:
     """The state that `--resume` names: "" for none, a file, a run's directory, or "auto" for the newest valid one.
 
-    "auto" without any state gives None, so that a job can be started and restarted by the same command.
+    "auto" without any state gives None, so that a job can be started and restarted by the same command. Where torchrun
+    restarts processes it is the newest state of their run, from which the first ones may have started.
 
     Raises:
         UserError: a path with no valid state, or a state with later ones beside it, which the run would mix up.
     """
+    if (not resume or Path(resume).is_file()) and (run := run_of_job(root)):
+        resume = str(run)
     if not resume:
         return None
     if Path(resume).is_file():

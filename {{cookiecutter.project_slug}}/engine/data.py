@@ -7,16 +7,17 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from . import UserError
 from .seeding import epoch_generator
+from .shares import Batches, Share, shares_of
 from .stops import end_workers, held_back, leave_signals_to_parent
 
 T = TypeVar("T")
 
 
-class EpochBatches(Sampler[list[int]]):
+class EpochBatches(Batches):
     """Every sample once, in batches whose order depends on (seed, epoch) and on nothing else; the last may be short.
 
     It is never a single sample, which batch normalisation cannot train on, unless all are: then it takes one from the
@@ -37,16 +38,23 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = epoch
         self.first = batch
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def whole(self) -> Iterator[list[int]]:
         order = torch.randperm(self.length, generator=epoch_generator(self.seed, self.epoch)).tolist()
-        for start, end in list(zip([0, *self.ends], self.ends, strict=False))[self.first :]:
+        for start, end in self.pieces():
             yield order[start:end]
+
+    def sizes(self) -> list[int]:
+        return [end - start for start, end in self.pieces()]
+
+    def pieces(self) -> list[tuple[int, int]]:
+        """Where each batch from the chosen one on begins and ends in the order of the epoch."""
+        return list(zip([0, *self.ends], self.ends, strict=False))[self.first :]
 
     def __len__(self) -> int:
         return len(self.ends)
 
 
-def batches_of(loader: Iterable[Any], epoch: int, first: int) -> Iterator[Any]:
+def batches_of(loader: Iterable[Any], epoch: int, first: int) -> Iterator[Share]:
     """The loader's batches of an epoch from number `first` on; its sampler and data set are told the epoch."""
     sampler: Any = getattr(loader, "batch_sampler", None)
     skips = hasattr(sampler, "start_at")
@@ -59,7 +67,7 @@ def batches_of(loader: Iterable[Any], epoch: int, first: int) -> Iterator[Any]:
     batches = iter(loader)
     for _ in range(0 if skips else first):
         next(batches)
-    return batches
+    return shares_of(loader, batches)
 
 
 class Rows(Dataset[Any]):
@@ -127,7 +135,7 @@ def train_loader(dataset: Rows, batch_size: int, seed: int, workers: int, pin: b
 
 def eval_loader(dataset: Rows, batch_size: int, workers: int, pin: bool) -> DataLoader[Any]:
     """The data set's own batches, always the same; nothing is left out."""
-    batches = dataset.batches(batch_size)
+    batches = Batches(dataset.batches(batch_size))
     return Loader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=as_is, pin_memory=pin)
 
 

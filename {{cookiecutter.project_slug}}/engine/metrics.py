@@ -1,19 +1,26 @@
 """Means over samples, and scores that need the whole set. A torchmetrics metric fits wherever a SetMetric does."""
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from . import UserError
+from .distributed import gather, merge
 
 Sums = dict[str, tuple[float, int]]  # by name: the sum over samples, and their number
 
 
 class SetMetric(Protocol):
-    """A score over a whole set: fed batch by batch, read once, emptied. torchmetrics has the same three methods."""
+    """A score over a whole set: fed batch by batch, read once, emptied. torchmetrics has the same three methods.
+
+    Where several processes train together, each feeds its own samples. Then `sums` of the score names the attributes,
+    numbers, tensors or lists, that add up to those of all samples; torchmetrics' own scores do this by themselves.
+    """
 
     def update(self, pred: Any, y: Any) -> None:
         """Takes in a batch: what the network returned, and the truth."""
@@ -25,8 +32,28 @@ class SetMetric(Protocol):
         """Forgets all that was taken in."""
 
 
+def compute(set_metrics: Mapping[str, SetMetric]) -> dict[str, float]:
+    """The scores, by name, over the samples of all processes."""
+    for score in set_metrics.values():
+        merge(score)
+    return {name: float(score.compute()) for name, score in set_metrics.items()}
+
+
+@contextmanager
+def uncounted(trainer: Any, really: bool) -> Iterator[None]:
+    """Inside, if `really`, the trainer's scores of the whole set are copies: what they take in does not count."""
+    counted = trainer.set_metrics
+    trainer.set_metrics = copy.deepcopy(counted) if really else counted
+    try:
+        yield
+    finally:
+        trainer.set_metrics = counted
+
+
 class SampleMeans:
     """Means over samples, by name: each batch's value counts as many times as the batch has samples.
+
+    Where several processes train together, each adds as often as the others, and reads the sums over all.
 
     Args:
         sums: of each name the sum over samples and their number, to go on from.
@@ -53,13 +80,18 @@ class SampleMeans:
 
     def read(self) -> Sums:
         """The sums over all that was taken in. They do not depend on when they are read: values are added in turn."""
+        rows = {}
         for name, unread in self.unread.items():
             values = torch.stack([value for value, _, _ in unread]).tolist()
+            rows[name] = [(value, *of) for value, (_, *of) in zip(values, unread, strict=True)]
+        by_process = gather(rows) if rows else []
+        for name in rows:
             total, count = self.sums.get(name, (0.0, 0))
-            for value, (_, samples, update) in zip(values, unread, strict=True):
-                total, count = total + value * samples, count + samples
-                if not math.isfinite(value):
-                    self.bad.append((update, name, value))
+            for of_batch in zip(*(rows[name] for rows in by_process), strict=True):
+                for value, samples, update in of_batch:
+                    total, count = total + value * samples, count + samples
+                    if not math.isfinite(value):
+                        self.bad.append((update, name, value))
             self.sums[name] = (total, count)
         self.unread = {}
         return self.sums

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
+
+from .distributed import is_main
 
 
 class NoWriter:
@@ -57,6 +60,8 @@ def open_writer(path: str | Path, first_step: int = 0) -> Any:
 
     Records that an earlier process left there for these updates no longer count: a resumed run shows none twice.
     """
+    if not is_main():
+        return nullcontext(NoWriter())
     return Recorder(path, lambda: summary_writer(path, first_step))
 
 
@@ -111,7 +116,7 @@ def rates_by_name(optimizer_list: list[Optimizer]) -> dict[str, float]:
 def progress(what: str, total: int, done: int = 0) -> Any:
     """A bar of `total` steps, some of them done, on the terminal's stderr; none in a pipe, and never in log.txt."""
     terminal = sys.__stderr__
-    quiet = terminal is None or not terminal.isatty()
+    quiet = terminal is None or not terminal.isatty() or not is_main()
     return tqdm(total=total, initial=done, desc=what, file=terminal, disable=quiet, leave=False, dynamic_ncols=True)
 
 
@@ -136,6 +141,12 @@ def epoch_line(trainer: Any, train_loss: float, scores: Mapping[str, float], sec
     return f"epoch {trainer.epoch}/{trainer.epochs}  {shown}  next lr {lrs}  {seconds:.1f} s{best}"
 
 
+def smoke_line(trainer: Any, seconds: float) -> str:
+    """What a smoke epoch came to, in a line."""
+    losses = trainer.logged_losses
+    return f"smoke epoch: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {seconds:.1f} s"
+
+
 def print_best(trainer: Any) -> None:
     """The scores of the best epoch, and the best value that each score reached in any."""
     if not trainer.best_metric:
@@ -151,5 +162,5 @@ def print_members(members: Mapping[str, Any], print_model: bool) -> None:
     print(f"{' trainer ':=^60}")
     long = {"train_loader", "eval_loader", "test_loader", "writer", "optimizer_list", "lr_scheduler_list", "meta"}
     for name, value in members.items():
-        if not name.startswith("_") and name not in long and (print_model or name != "model_list"):
+        if not name.startswith("_") and name not in {*long, "replicas"} and (print_model or name != "model_list"):
             print(f"{name}: {value}")

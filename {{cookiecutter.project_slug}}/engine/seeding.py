@@ -19,8 +19,9 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(epoch_seed(seed, epoch))
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy (where it is loaded) and torch on every device."""
+def seed_everything(seed: int, stream: int = 0) -> None:
+    """Seeds Python, NumPy (where it is loaded) and torch on every device; other numbers of `stream`, other draws."""
+    seed = (seed + stream * 0x9E3779B97F4A7C15) % 2**64  # far from the seeds of other epochs (Steele et al. 2014)
     random.seed(seed)
     torch.manual_seed(seed)
     if numpy := sys.modules.get("numpy"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import UserError, checkpoint
+from .distributed import gather, rank
 from .losses import EpochLosses
 from .seeding import random_state, set_random_state
 
@@ -27,7 +28,7 @@ def collect(trainer: Any, optim: bool) -> dict[str, Any]:
     return state | {
         "scaler": trainer.scaler.state_dict(),
         "losses": trainer.losses.state_dict(),
-        "random_state": random_state(trainer.device),
+        "random_states": gather(random_state(trainer.device)),
         "data": sizes(trainer),
     }
 
@@ -52,7 +53,8 @@ def restore(trainer: Any, state: dict[str, Any], path: str | Path, optim: bool) 
         schedule.load_state_dict(state[f"lr_scheduler{number}"])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.losses = EpochLosses(state["losses"])
-    set_random_state(state["random_state"], trainer.device)
+    of_processes = state["random_states"]
+    set_random_state(of_processes[rank() % len(of_processes)], trainer.device)
     for name in WITH_WEIGHTS + TO_CONTINUE:
         setattr(trainer, name, state[name])
     adopt_best(trainer, Path(path).with_name("best.pth"))

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from .distributed import Vote, is_main, world_size
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -23,12 +25,14 @@ class Stopped(Exception):  # noqa: N818 (nothing is wrong)
 class StopSignals:
     """Inside, SIGTERM or SIGINT (Ctrl-C) asks for a stop in place of ending the process; a second SIGINT ends it.
 
+    Processes that train together stop together, after an update or two more, whichever of them was asked.
     Signals reach the main thread alone: in another one all stays as it is.
     """
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
         self.interrupts = 0
+        self.vote = Vote()
         self.process = os.getpid()
         self.before: dict[signal.Signals, Any] = {}
 
@@ -43,6 +47,8 @@ class StopSignals:
             signal.signal(number, handler)
         if self.asked:
             end_workers()
+        if error[0] is None:
+            self.vote.close()
         self.asked = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -50,18 +56,19 @@ class StopSignals:
         if os.getpid() != self.process:  # a worker that was forked; its parent decides
             return
         self.interrupts += number == signal.SIGINT
-        if self.interrupts > 1:
+        if self.interrupts > (1 if world_size() == 1 else 2):  # torchrun passes on what the terminal has sent already
             raise KeyboardInterrupt
         if not self.asked:
             self.asked = signal.Signals(number)
             # Not by print, which the signal may have interrupted.
             message = f"\n{self.asked.name}: stopping after this update, then saving; a second Ctrl-C stops at once\n"
             with suppress(OSError):
-                os.write(2, message.encode())
+                os.write(2, message.encode() if is_main() else b"")
 
     def check(self) -> None:
         """Raises Stopped if a stop was asked for."""
-        if self.asked:
+        if number := self.vote(self.asked or 0):
+            self.asked = signal.Signals(number)
             raise Stopped(self.asked)
 
 

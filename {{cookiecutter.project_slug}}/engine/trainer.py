@@ -18,13 +18,15 @@ from torch.optim import Optimizer
 from . import UserError, checkpoint, records
 from .checks import check_has, check_healthy, check_parameters, check_settings
 from .data import batches_of, windows
-from .devices import autocast, grad_scaler, keep_freed_memory, num_samples, pick_device, pick_precision, to_device
+from .devices import autocast, grad_scaler, keep_freed_memory, pick_device, pick_precision, to_device
+from .distributed import from_main, rank, replicate, share_buffers, training_together, world_size
 from .gradients import Gradients
 from .losses import EpochLosses
-from .metrics import WORST, SampleMeans, SetMetric, improves, note_best_values
+from .metrics import WORST, SampleMeans, SetMetric, compute, improves, note_best_values, uncounted
 from .network import Network, eval_mode, export, one_forward, show
 from .schedulers import Schedule, build_schedules
 from .seeding import epoch_seed, kept_random_state, seed_everything
+from .shares import Share, shares_of
 from .state import collect, restore
 from .stops import Stopped, StopSignals
 
@@ -140,6 +142,7 @@ class Trainer:
             model.to(self.device)
             if self.compile:
                 model.compile()
+        self.replicas = replicate(self.model_list, self.device)
         self.scaler = grad_scaler(self.precision, self.device)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
         self.lr_scheduler_list = build_schedules(self)
@@ -176,7 +179,7 @@ class Trainer:
                 print(f"stopped by {stop.signal.name} after update {self.global_step}; saved {self._save()}")
                 raise SystemExit(stop.status) from None
         last = checkpoint.state_path(self.ckpt_dir, self.epoch, 0)
-        checkpoint.prune(last, self.keep_last)  # a kill may have come between its save and this
+        from_main(checkpoint.prune, last, self.keep_last)  # a kill may have come between its save and this
         if self.epoch < self.epochs:
             print(f"no better {self.key_metric} for {self.patience_stop} epochs: training ends early (patience_stop)")
 
@@ -202,7 +205,7 @@ class Trainer:
             records.record_histograms(self.writer, self.model_list, self.global_step)
         return self.train_means
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self) -> Iterator[Share]:
         """The batches of the next epoch, or those that are left of the one in training."""
         if self.epoch_step in (0, self.updates_per_epoch()):
             self.epoch, self.epoch_step = self.epoch + 1, 0
@@ -214,19 +217,19 @@ class Trainer:
         # All that an epoch draws follows from (seed, epoch), up to where a state within it was saved: that has the
         # generators as they stood, which the batches that are passed over must not move.
         with kept_random_state(self.device) if self.epoch_step else nullcontext():
-            seed_everything(epoch_seed(self.seed, self.epoch))
+            seed_everything(epoch_seed(self.seed, self.epoch), rank())
             return batches_of(self.train_loader, self.epoch, self.epoch_step * self.accumulate)
 
-    def _update(self, window: list[Any]) -> None:
+    def _update(self, window: list[Share]) -> None:
         """One step of every optimizer on the gradient of the mean loss over all samples of the window's batches."""
         self._gradients.clear()
-        counts = [num_samples(batch) for batch in window]
-        for batch, samples in zip(window, counts, strict=True):
-            with autocast(self.precision, self.device):
-                losses = self.loss_per_batch(to_device(batch, self.device))
+        samples = sum(share.whole for share in window) / world_size()  # the mean over processes is taken afterwards
+        for share in window:
+            with training_together(self, share is window[-1]), autocast(self.precision, self.device):
+                losses = self.loss_per_batch(to_device(share.batch, self.device))
             check_has(losses, "loss", "the one to minimise, in what loss_per_batch returns")
-            self.losses.add(losses, samples, self.global_step + 1)
-            loss = losses["loss"] if len(window) == 1 else losses["loss"] * (samples / sum(counts))
+            self.losses.add(losses, share.own, self.global_step + 1)
+            loss = losses["loss"] if share.own == samples else losses["loss"] * (share.own / samples)
             self.scaler.scale(loss).backward()
         if not self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler leaves such updates out
             self.losses.watch(self._gradients.overflow(), self.global_step + 1)
@@ -240,9 +243,9 @@ class Trainer:
 
     def _between_updates(self) -> None:
         """Saves inside the epoch where it is due, and stops where that was asked for."""
-        if self.save_per_steps and self.global_step % self.save_per_steps == 0 and not self.stops.asked:
-            self._save()
         self.stops.check()
+        if self.save_per_steps and self.global_step % self.save_per_steps == 0:
+            self._save()
 
     def update_lr_scheduler(self, scores: Mapping[str, float] | None = None) -> None:
         """Moves every schedule on by one update or, given the scores of an evaluation, tells it these."""
@@ -287,16 +290,17 @@ class Trainer:
         means = SampleMeans()
         for score in self.set_metrics.values():
             score.reset()
+        share_buffers(self.model_list)
         bar = records.progress("evaluation", len(loader))
         with eval_mode(self.model_list), kept_random_state(self.device), bar:
-            for batch in loader:
+            for batch, own, _ in shares_of(loader, iter(loader)):
                 self.stops.check()
-                samples, batch = num_samples(batch), to_device(batch, self.device)
-                with autocast(self.precision, self.device), one_forward(self):
-                    means.add(self.loss_per_batch(batch), samples)
-                    means.add(self.eval_scores_per_batch(batch), samples)
+                batch = to_device(batch, self.device)
+                with autocast(self.precision, self.device), one_forward(self), uncounted(self, own == 0):
+                    means.add(self.loss_per_batch(batch), own)
+                    means.add(self.eval_scores_per_batch(batch), own)
                 bar.update()
-        return {**means.means(), **{name: float(score.compute()) for name, score in self.set_metrics.items()}}
+        return {**means.means(), **compute(self.set_metrics)}
 
     def test(self) -> dict[str, float]:
         """Mean losses and scores of best.pth on the test set, where there is one; its weights stay in the models."""
@@ -330,7 +334,7 @@ class Trainer:
         self.writer.flush()  # what a state covers has been recorded
         path = checkpoint.state_path(self.ckpt_dir, self.epoch, self.global_step if self.epoch_step else 0)
         self.save_state(path)
-        checkpoint.prune(path, self.keep_last)
+        from_main(checkpoint.prune, path, self.keep_last)
         return path
 
     def save_state(self, path: str | Path, optim: bool = True) -> None:
@@ -340,7 +344,7 @@ class Trainer:
             UserError: a weight is inf or NaN, or the file cannot be written; what was at `path` stays.
         """
         check_healthy(self)
-        checkpoint.save(collect(self, optim), path)
+        from_main(checkpoint.save, collect(self, optim), path)
 
     def load_state(self, path: str | Path, optim: bool = True) -> None:
         """Reads what `save_state` wrote; without `optim` the weights alone, for inference.
@@ -380,11 +384,7 @@ class Trainer:
         print(f"{' model info ':=^60}")
         with torch.no_grad(), eval_mode(self.model_list), kept_random_state(self.device):
             show(Network(self.model_list, self.forward), to_device(fake_inp, self.device), self.writer)
-        print(f"{self.num_parameters():,} parameters")
-
-    def num_parameters(self) -> int:
-        """The number of weights in all parts."""
-        return sum(parameter.numel() for model in self.model_list for parameter in model.parameters())
+        print(f"{sum(p.numel() for model in self.model_list for p in model.parameters()):,} parameters")
 
     def print_best_metrics(self) -> None:
         """Prints the scores of the best epoch and the best value that each score reached in any."""

@@ -1,0 +1,201 @@
+"""Several processes that train together: the same as one, to what addition in another order changes; and every end."""
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import QUESTIONS, Render
+from engine import UserError
+from engine.shares import Batches, cut
+from faults import differences, end_of
+from ranks import CASES, end_of_run, end_ranks, run_ranks, said, start_ranks
+from scripts import run_script
+
+HERE = Path(__file__).parent
+BASE = ["--data", "small", "--batch_size", "4", "--workers", "0", "--lr", "0.02", "--precision", "fp32"]
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
+
+
+@pytest.fixture(scope="module")
+def project(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered project whose task is fault_task.py."""
+    folder = render_into(tmp_path_factory.mktemp("distributed"), task_type="image_classification")
+    shutil.copy(HERE / "fault_task.py", folder / "task.py")
+    return folder
+
+
+def far(one: Any, other: Any, where: str = "") -> list[str]:
+    """Where two nests of numbers differ by more than 1e-6, or by anything where they are whole."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        return [line for key in one for line in far(one[key], other[key], f"{where}.{key}")]
+    if isinstance(one, list):
+        assert len(one) == len(other), where
+        return [line for i, pair in enumerate(zip(one, other, strict=True)) for line in far(*pair, f"{where}[{i}]")]
+    close = one == other or (isinstance(one, float) and math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6))
+    return [] if close else [f"{where}: {one} and {other}"]
+
+
+# ---- the same as one process ----
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_weights_losses_and_scores_are_those_of_one_process(world: int, tmp_path: Path) -> None:
+    run_ranks(tmp_path, [str(HERE / "ranks.py"), str(tmp_path)], tmp_path, world)
+    files = [json.loads((tmp_path / f"ends{rank}.json").read_text()) for rank in range(world)]
+    assert [file["place"] for file in files] == [[rank, world, list(range(world))] for rank in range(world)]
+    for number, (samples, batch_size) in enumerate(CASES):
+        alone = json.loads(json.dumps(end_of_run(samples, batch_size, tmp_path / str(number))))
+        ends = [file["ends"][number] for file in files]
+        assert all(end == ends[0] for end in ends), f"{samples} samples in batches of {batch_size}"  # to the last bit
+        assert far(alone, ends[0], f"{samples} samples in batches of {batch_size}") == []
+
+
+def test_shares_are_whole_and_none_is_a_single_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    for world in range(1, 6):
+        for samples in range(1, 30):
+            batch, shares = list(range(samples)), []
+            for rank in range(world):
+                monkeypatch.setattr("engine.shares.world_size", lambda world=world: world)
+                monkeypatch.setattr("engine.shares.rank", lambda rank=rank: rank)
+                start, end = __import__("engine.shares").shares.bounds(samples)
+                [taken] = Batches([batch])
+                assert taken == (batch[start:end] or batch[:2])
+                shares.append(batch[start:end])
+            assert sum(shares, []) == batch
+            assert 1 not in map(len, shares) or samples == 1
+
+
+def test_what_cannot_be_divided_is_refused_in_one_line() -> None:
+    batch = {"x": (torch.arange(4), [torch.ones(4, 2)])}
+    assert cut(batch, slice(1, 3), 4)["x"][0].tolist() == [1, 2]
+    for bad in ("text", torch.ones(3), 5):
+        with pytest.raises(UserError, match="cannot be divided among processes; make the loaders with"):
+            cut((torch.ones(4), bad), slice(1, 3), 4)
+
+
+@pytest.mark.parametrize("task_type", QUESTIONS["task_type"])
+def test_every_task_trains_in_two_processes(task_type: str, render: Render, tmp_path: Path) -> None:
+    project = render(task_type=task_type)
+    flags = ["train.py", "--data", "synthetic", "--width", "8", "--epochs", "1", "--warm_up_mode", "none"]
+    flags += ["--precision", "fp32", "--batch_size", "256"]
+    found = []
+    for world in (1, 2):
+        first, *others = run_ranks(project, [*flags, "--ckpt_dir", str(tmp_path / str(world))], tmp_path, world)
+        assert not any(others)
+        [line] = re.findall(r"^epoch 1/1(  .*)  next lr", first, re.MULTILINE)
+        found.append({name: float(value) for name, value in re.findall(r"  ([a-z]\w*(?: loss)?) (-?[\d.]+)", line)})
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 2
+    if task_type == "regression":  # which has neither dropout nor batch normalisation
+        assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+# ---- runs of train.py ----
+
+
+def torchrun(project: Path, output: Path, argv: list[str], *options: str, **environment: str) -> subprocess.Popen[Any]:
+    """Starts `torchrun *options train.py *argv` with two processes, in a group of their own; prints into the file."""
+    call = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *options, "train.py", *argv]
+    with output.open("w") as file:
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"} | environment
+        return subprocess.Popen(call, cwd=project, env=env, stdout=file, stderr=file, start_new_session=True)
+
+
+FLAGS = [*BASE, "--epochs", "3", "--save_per_steps", "2", "--log_per_step", "2", "--num_parts", "2", "--keep_last", "9"]
+
+
+@pytest.fixture(scope="module")
+def whole(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run by two processes that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_ranks(project, ["train.py", *FLAGS, "--ckpt_dir", str(folder / "runs")], folder, 2)
+    return folder
+
+
+def test_only_rank_0_prints_and_log_txt_is_what_it_printed(whole: Path) -> None:
+    first, second = said(whole, 2)
+    assert second == ""
+    [log] = (whole / "runs").glob("*/log.txt")
+    assert log.read_text("utf-8").splitlines() == first.splitlines()
+    assert [line.split("  ")[0] for line in first.splitlines() if line.startswith("epoch ")] == [
+        f"epoch {epoch}/3" for epoch in (1, 2, 3)
+    ]
+
+
+def test_a_killed_process_is_replaced_and_the_run_ends_as_if_it_had_not_been(
+    project: Path, whole: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "runs" / "2000-01-01_00-00-00"  # a run of the same folder, which must not be continued
+    first = ["train.py", *FLAGS, "--epochs", "1", "--warm_up_mode", "none", "--ckpt_dir", str(tmp_path / "runs")]
+    run_ranks(project, first, tmp_path, 1)
+    next((tmp_path / "runs").iterdir()).rename(older)
+    argv = [*FLAGS, "--ckpt_dir", str(tmp_path / "runs")]
+    run = torchrun(project, tmp_path / "output", argv, "--max-restarts=1", FAULT_SEND="1:9:9")
+    status = run.wait(120)
+    printed = (tmp_path / "output").read_text("utf-8")
+    assert status == 0 and "going on from" in printed and "epoch2_step8.pth: epoch 2, update 8" in printed, printed
+    shutil.rmtree(older)
+    assert differences(end_of(whole / "runs"), end_of(tmp_path / "runs")) == []
+
+
+@pytest.mark.parametrize("whom", [os.kill, os.killpg])
+def test_sigterm_saves_once_and_all_stop_at_the_same_update(
+    whom: Any, project: Path, whole: Path, tmp_path: Path
+) -> None:
+    argv = [*FLAGS, "--save_per_steps", "0", "--ckpt_dir", str(tmp_path / "runs"), "--resume", "auto"]
+    run = torchrun(project, tmp_path / "output", argv, FAULT_SLEEP="0.3")
+    while "in training" not in (tmp_path / "output").read_text("utf-8"):
+        assert run.poll() is None, (tmp_path / "output").read_text("utf-8")
+        time.sleep(0.05)
+    whom(run.pid, signal.SIGTERM)
+    assert run.wait(60) != 0
+    printed = (tmp_path / "output").read_text("utf-8")
+    assert printed.count("stopped by SIGTERM after update") == 1, printed
+    [state] = (tmp_path / "runs").glob("*/epoch*.pth")
+    run_ranks(project, ["train.py", *argv], tmp_path, 2)
+    there, here = end_of(whole / "runs"), end_of(tmp_path / "runs")
+    for name in ("best.pth", "epoch3.pth"):
+        assert differences(there["states"][name], here["states"][name]) == []
+    assert differences(there["scalars"], here["scalars"]) == []
+
+
+def test_a_failing_process_ends_the_job(project: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    run = torchrun(project, tmp_path / "output", [*FLAGS, "--ckpt_dir", str(tmp_path)], FAULT_SEND="1:3:0")
+    assert run.wait(60) == 1
+    assert "RuntimeError: rank 1 fails" in (tmp_path / "output").read_text("utf-8")
+    assert time.monotonic() - began < 60
+
+
+def test_a_run_goes_on_with_another_number_of_processes(project: Path, tmp_path: Path) -> None:
+    """2, 1, then 2: the same order of samples; weights differ by what the order of additions changes."""
+    argv = ["train.py", *FLAGS, "--resume", "auto", "--ckpt_dir"]
+    assert run_script(project, [*argv, str(tmp_path / "alone")], tmp_path / "output", FAULT_PLAIN="1")[0] == 0
+    for number, (world, updates) in enumerate([(2, 4), (1, 9), (2, 99)]):
+        output = tmp_path / str(number)
+        stop = {"FAULT_SEND": f"0:{updates}:{signal.SIGTERM:d}", "FAULT_PLAIN": "1"}
+        processes = start_ranks(project, [*argv, str(tmp_path / "changed")], output, world, **stop)
+        expected = 128 + signal.SIGTERM if updates < 99 else 0
+        assert set(end_ranks(processes, output)) == {expected}, said(output, world)
+    there, here = end_of(tmp_path / "alone"), end_of(tmp_path / "changed")
+    for name in ("best.pth", "epoch3.pth"):
+        one, other = there["states"][name], here["states"][name]
+        for part in ("model0", "model1"):
+            torch.testing.assert_close(one[part], other[part], rtol=1e-5, atol=1e-6)
+        assert one["best_metric"].keys() == other["best_metric"].keys()
+    assert there["scalars"].keys() == here["scalars"].keys()
+    for tag, points in there["scalars"].items():
+        steps, values = zip(*points, strict=True)
+        assert [step for step, _ in here["scalars"][tag]] == list(steps)
+        torch.testing.assert_close(torch.tensor([v for _, v in here["scalars"][tag]]), torch.tensor(values))

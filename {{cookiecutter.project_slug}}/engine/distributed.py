@@ -1,0 +1,195 @@
+"""Several processes that train as one, started by torchrun: what is whose, and what they tell each other.
+
+Each holds the whole network and computes on its share of every batch; DistributedDataParallel averages gradients. Sums,
+scores and stops are agreed on, so that every process takes the same decisions. Started by `python` there is one
+process, for which nothing here costs or changes anything.
+"""
+
+import operator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from datetime import timedelta
+from functools import reduce
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from . import UserError
+
+T = TypeVar("T")
+PATIENCE = timedelta(minutes=30)  # for a process that is late; one that has ended is noticed at once, by torchrun too
+
+
+def world_size() -> int:
+    """The number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This one's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and prints."""
+    return rank() == 0
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Inside, the processes that torchrun has started know each other, and all but rank 0 print nothing.
+
+    Args:
+        device: as --device has it; each process gets a GPU of its own, unless it is "cpu".
+
+    Raises:
+        UserError: more processes than GPUs, or a device that all would share.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local >= gpus:
+            raise UserError(f"process {local} of this host has no GPU; set --nproc-per-node to {gpus}, or --device cpu")
+        if device not in ("auto", "cuda"):
+            raise UserError(f"--device {device} is one for all processes; leave it out under torchrun, or give cpu")
+        torch.cuda.set_device(local)
+    # What lies on the CPU, as stops and scores do, never waits for a GPU.
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    store, number, world = next(rendezvous("env://"))
+    store.set_timeout(PATIENCE)
+    dist.init_process_group(backend, store=meet(store, number, world), rank=number, world_size=world, timeout=PATIENCE)
+    with ExitStack() as stack:
+        if not is_main():
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
+    dist.barrier()
+    dist.destroy_process_group()  # not after an error: the others may be waiting for what never comes
+
+
+def meet(store: dist.Store, number: int, world: int) -> dist.Store:
+    """The store, for these processes alone: after a restart torchrun gives the one that the processes before had.
+
+    What they left there would be taken for addresses of today. So rank 0 finds a new name, and answers all who come to
+    it; under a name from before nobody answers.
+    """
+    if number == 0:
+        name = uuid4().hex
+        store.set("meeting", name)
+        for other in range(1, world):
+            store.set(f"{name}/{store.get(f'{name}/{other}').decode()}", "welcome")
+        return dist.PrefixStore(name, store)
+    me = uuid4().hex
+    while True:
+        name = store.get("meeting").decode()
+        store.set(f"{name}/{number}", me)
+        with suppress(dist.DistStoreError):
+            store.wait([f"{name}/{me}"], timedelta(seconds=1))
+            return dist.PrefixStore(name, store)
+
+
+# ---- who does what ----
+
+
+def replicate(model_list: list[nn.Module], device: torch.device) -> list[nn.Module]:
+    """The parts in the form in which they train together: their gradients become the mean over all processes.
+
+    On GPUs batch normalisation takes its statistics over all processes; on CPUs, where torch cannot, over each one's.
+    """
+    if world_size() == 1:
+        return model_list
+    if device.type == "cuda":
+        model_list = [nn.SyncBatchNorm.convert_sync_batchnorm(model) for model in model_list]
+    trained = [any(p.requires_grad for p in model.parameters()) for model in model_list]
+    return [DistributedDataParallel(m) if train else m for m, train in zip(model_list, trained, strict=True)]
+
+
+def training_together(trainer: Any, last: bool) -> AbstractContextManager[None]:
+    """Inside, the trainer's parts are its replicas; gradients are exchanged in the backward pass of the last batch."""
+    return nullcontext() if world_size() == 1 else _as_replicas(trainer, last)
+
+
+@contextmanager
+def _as_replicas(trainer: Any, last: bool) -> Iterator[None]:
+    alone, trainer.model_list = trainer.model_list, trainer.replicas
+    try:
+        with ExitStack() as stack:
+            for replica in trainer.replicas:
+                if not last and isinstance(replica, DistributedDataParallel):
+                    stack.enter_context(replica.no_sync())
+            yield
+    finally:
+        trainer.model_list = alone
+
+
+@torch.no_grad()
+def share_buffers(model_list: list[nn.Module]) -> None:
+    """Gives every process the buffers of rank 0, as statistics of batch normalisation."""
+    if world_size() > 1:
+        for buffer in (buffer for model in model_list for buffer in model.buffers()):
+            dist.broadcast(buffer, 0)
+
+
+# ---- what they tell each other ----
+
+
+def gather(value: T) -> list[T]:
+    """The values of all processes, in the order of ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(function: Callable[..., T], *args: Any) -> T:
+    """What the function returns, called by rank 0 alone."""
+    values = [function(*args) if is_main() else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(values, 0)
+    return values[0]  # type: ignore[return-value]
+
+
+def merge(score: Any) -> None:
+    """Makes a score of the whole set one of all processes' samples: what its `sums` name adds up."""
+    if world_size() > 1:
+        for name in getattr(score, "sums", ()):
+            value = getattr(score, name)
+            values = gather(value.cpu() if isinstance(value, Tensor) else value)
+            setattr(score, name, reduce(operator.add, values))
+
+
+class Vote:
+    """Whether any process asks for something, put to all of them again and again.
+
+    The answer is the one to the question before: it has come by now, and nothing waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.asked: tuple[Any, Tensor] | None = None
+
+    def __call__(self, number: int) -> int:
+        """The largest number that a process gave in the last call, 0 in the first; `number` itself if there is one."""
+        if world_size() == 1:
+            return number
+        answer = self.close()
+        flag = torch.tensor(number)
+        self.asked = dist.all_reduce(flag, dist.ReduceOp.MAX, async_op=True), flag
+        return answer
+
+    def close(self) -> int:
+        """The answer to the last question, after which none is open."""
+        if not self.asked:
+            return 0
+        work, flag = self.asked
+        work.wait()
+        self.asked = None
+        return int(flag)
