@@ -8,7 +8,7 @@ process, for which nothing here costs or changes anything.
 import operator
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout, suppress
 from datetime import timedelta
 from functools import reduce
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from . import UserError
+from .devices import AS_IT_IS
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # for a process that is late; one that has ended is noticed at once, by torchrun too
@@ -114,7 +115,7 @@ def replicate(model_list: list[nn.Module], device: torch.device) -> list[nn.Modu
 
 def training_together(trainer: Any, last: bool) -> AbstractContextManager[None]:
     """Inside, the trainer's parts are its replicas; gradients are exchanged in the backward pass of the last batch."""
-    return nullcontext() if world_size() == 1 else _as_replicas(trainer, last)
+    return AS_IT_IS if trainer.replicas is trainer.model_list else _as_replicas(trainer, last)
 
 
 @contextmanager
@@ -174,11 +175,12 @@ class Vote:
     """
 
     def __init__(self) -> None:
+        self.alone = world_size() == 1
         self.asked: tuple[Any, Tensor] | None = None
 
     def __call__(self, number: int) -> int:
         """The largest number that a process gave in the last call, 0 in the first; `number` itself if there is one."""
-        if world_size() == 1:
+        if self.alone:
             return number
         answer = self.close()
         flag = torch.tensor(number)

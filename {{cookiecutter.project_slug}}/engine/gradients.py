@@ -21,6 +21,7 @@ class Gradients:
         self.parameters = parameters_of(optimizer_list)
         self.one = torch.ones((), device=self.parameters[0].device)
         self.flags: list[Tensor] = []
+        self.plain: bool | None = None  # whether none is sparse or complex, once that is known
 
     def clear(self) -> None:
         """Forgets them, as zero_grad of each optimizer would, without what that looks up at every call."""
@@ -30,7 +31,9 @@ class Gradients:
     def present(self) -> list[Tensor]:
         """Those that there are, as plain numbers: values of sparse ones, real and imaginary parts of complex ones."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if any(g.is_sparse or g.is_complex() for g in gradients):
+        if self.plain is None:
+            self.plain = not any(g.is_sparse or g.is_complex() for g in gradients)
+        if not self.plain:
             gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
             gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
         return gradients

@@ -27,11 +27,10 @@ def light(kind: type[Optimizer]) -> type[Any]:
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in marked}
     plain = torch.no_grad()(inspect.unwrap(kind.step))
     observed = Optimizer.profile_hook_step(plain)
-    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
     def step(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
-        seen = profiler._is_profiler_enabled or any(getattr(self, name) for name in hooks)
-        return observed(self, closure) if seen or any(GLOBAL_HOOKS) else plain(self, closure)
+        hooked = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or any(GLOBAL_HOOKS)
+        return (observed if hooked or profiler._is_profiler_enabled else plain)(self, closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # else torch would wrap it in that record after all
     return type(kind.__name__, (kind,), methods | {"step": step})
