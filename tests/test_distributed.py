@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from conftest import QUESTIONS, Render
 from engine import UserError
 from engine.shares import Batches, cut
 from faults import differences, end_of
-from ranks import CASES, end_of_run, end_ranks, run_ranks, said, start_ranks
+from ranks import CASES, end_of_run, end_ranks, free_port, run_ranks, said, start_ranks
 from scripts import run_script
 
 HERE = Path(__file__).parent
@@ -104,12 +105,25 @@ def test_every_task_trains_in_two_processes(task_type: str, render: Render, tmp_
 # ---- runs of train.py ----
 
 
+PAIR = ["--nproc-per-node=2"]
+
+
 def torchrun(project: Path, output: Path, argv: list[str], *options: str, **environment: str) -> subprocess.Popen[Any]:
-    """Starts `torchrun *options train.py *argv` with two processes, in a group of their own; prints into the file."""
-    call = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *options, "train.py", *argv]
+    """Starts `torchrun *options train.py *argv`, in a group of its own; it prints into the file."""
+    call = [sys.executable, "-m", "torch.distributed.run", *(options or PAIR), "train.py", *argv]
     with output.open("w") as file:
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"} | environment
         return subprocess.Popen(call, cwd=project, env=env, stdout=file, stderr=file, start_new_session=True)
+
+
+def children(process: int) -> list[int]:
+    """The processes that it has started, which torchrun gives groups of their own (Linux)."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):  # it has ended meanwhile
+            if f"\nPPid:\t{process}\n" in status.read_text():
+                found.append(int(status.parent.name))
+    return found
 
 
 FLAGS = [*BASE, "--epochs", "3", "--save_per_steps", "2", "--log_per_step", "2", "--num_parts", "2", "--keep_last", "9"]
@@ -141,7 +155,7 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_if_it_had_not_been(
     run_ranks(project, first, tmp_path, 1)
     next((tmp_path / "runs").iterdir()).rename(older)
     argv = [*FLAGS, "--ckpt_dir", str(tmp_path / "runs")]
-    run = torchrun(project, tmp_path / "output", argv, "--max-restarts=1", FAULT_SEND="1:9:9")
+    run = torchrun(project, tmp_path / "output", argv, *PAIR, "--max-restarts=1", FAULT_SEND="1:9:9")
     status = run.wait(120)
     printed = (tmp_path / "output").read_text("utf-8")
     assert status == 0 and "going on from" in printed and "epoch2_step8.pth: epoch 2, update 8" in printed, printed
@@ -149,16 +163,17 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_if_it_had_not_been(
     assert differences(end_of(whole / "runs"), end_of(tmp_path / "runs")) == []
 
 
-@pytest.mark.parametrize("whom", [os.kill, os.killpg])
+@pytest.mark.parametrize("everyone", [False, True])
 def test_sigterm_saves_once_and_all_stop_at_the_same_update(
-    whom: Any, project: Path, whole: Path, tmp_path: Path
+    everyone: bool, project: Path, whole: Path, tmp_path: Path
 ) -> None:
     argv = [*FLAGS, "--save_per_steps", "0", "--ckpt_dir", str(tmp_path / "runs"), "--resume", "auto"]
     run = torchrun(project, tmp_path / "output", argv, FAULT_SLEEP="0.3")
     while "in training" not in (tmp_path / "output").read_text("utf-8"):
         assert run.poll() is None, (tmp_path / "output").read_text("utf-8")
         time.sleep(0.05)
-    whom(run.pid, signal.SIGTERM)
+    for process in [*(children(run.pid) if everyone else []), run.pid]:
+        os.kill(process, signal.SIGTERM)
     assert run.wait(60) != 0
     printed = (tmp_path / "output").read_text("utf-8")
     assert printed.count("stopped by SIGTERM after update") == 1, printed
@@ -199,3 +214,66 @@ def test_a_run_goes_on_with_another_number_of_processes(project: Path, tmp_path:
         steps, values = zip(*points, strict=True)
         assert [step for step, _ in here["scalars"][tag]] == list(steps)
         torch.testing.assert_close(torch.tensor([v for _, v in here["scalars"][tag]]), torch.tensor(values))
+
+
+# ---- several machines, each with a torchrun of its own ----
+
+
+def agent(project: Path, output: Path, port: int, nodes: str, argv: list[str], **environment: str) -> Any:
+    """Starts one machine's torchrun, with one process to train, which meets the others at that port."""
+    options = ["--nproc-per-node=1", f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
+    # Seconds until a machine that is silent is taken for lost, and until one begins without those that may still come.
+    options += ["--rdzv-id=test", "--rdzv-conf=last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=2"]
+    return torchrun(project, output, argv, *options, "--max-restarts=3", "--monitor-interval=0.2", **environment)
+
+
+def test_a_machine_that_is_cut_off_is_done_without(project: Path, tmp_path: Path) -> None:
+    argv, port = [*FLAGS, "--ckpt_dir", str(tmp_path / "runs")], free_port()
+    stays = agent(project, tmp_path / "stays", port, "1:2", argv, FAULT_SLEEP="0.2")
+    time.sleep(1)  # the first to come has the store at which they meet
+    lost = agent(project, tmp_path / "lost", port, "1:2", argv, FAULT_SLEEP="0.2")
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "runs").glob("*/epoch1_step2.pth")):
+        assert time.monotonic() < deadline and stays.poll() is None, (tmp_path / "stays").read_text("utf-8")
+        time.sleep(0.1)
+    workers = children(lost.pid)
+    os.killpg(lost.pid, signal.SIGKILL)
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    assert stays.wait(120) == 0, (tmp_path / "stays").read_text("utf-8")
+    lost.wait(10)
+    printed = (tmp_path / "stays").read_text("utf-8") + (tmp_path / "lost").read_text("utf-8")
+    assert "going on from" in printed
+    assert max(end_of(tmp_path / "runs")["states"]) == "epoch3.pth"
+
+
+def test_slurm_sends_a_run_that_has_to_stop_back_to_the_queue_and_it_goes_on(
+    project: Path, whole: Path, tmp_path: Path
+) -> None:
+    """With Slurm's commands as short scripts: what they are asked for is written down."""
+    commands = {
+        "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {tmp_path}/asked; fi',
+        "srun": 'exec "$@"',
+        "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+    }
+    for name, script in commands.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {"SLURM_JOB_NODELIST": "a", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "77"}
+    env |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    call = ["bash", "scripts/slurm.sh", *FLAGS, "--ckpt_dir", str(tmp_path / "runs")]
+    outputs = [tmp_path / "first", tmp_path / "second"]
+    for output, slowly in zip(outputs, ("0.3", "0"), strict=True):
+        with output.open("w") as file:
+            job = subprocess.Popen(call, cwd=project, env=env | {"FAULT_SLEEP": slowly}, stdout=file, stderr=file)
+        while slowly != "0" and "in training" not in output.read_text("utf-8"):
+            assert job.poll() is None, output.read_text("utf-8")
+            time.sleep(0.05)
+        if slowly != "0":
+            job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 0, output.read_text("utf-8")
+    assert (tmp_path / "asked").read_text("utf-8") == "requeue 77\n"
+    assert "stopped by SIGTERM" in outputs[0].read_text("utf-8")
+    assert "going on from" in outputs[1].read_text("utf-8")
+    there, here = end_of(whole / "runs"), end_of(tmp_path / "runs")
+    assert differences(there["states"]["epoch3.pth"], here["states"]["epoch3.pth"]) == []
