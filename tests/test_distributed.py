@@ -253,7 +253,8 @@ def test_slurm_sends_a_run_that_has_to_stop_back_to_the_queue_and_it_goes_on(
     """With Slurm's commands as short scripts: what they are asked for is written down."""
     commands = {
         "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {tmp_path}/asked; fi',
-        "srun": 'exec "$@"',
+        "srun": f'shift; echo $$ > {tmp_path}/step; exec "$@"',
+        "scancel": f'[ "$1 $2" = "--signal=TERM 77" ] && kill -TERM $(cat {tmp_path}/step)',
         "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
     }
     for name, script in commands.items():

@@ -5,7 +5,7 @@ import os
 import textwrap
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import tyro
 
@@ -103,6 +103,10 @@ def parse_config(argv: list[str], defaults: Config = Config()) -> Config:  # noq
         SystemExit: --help, or a flag or value that does not exist; the reason has been printed.
     """
     flags = (tyro.conf.FlagCreatePairsOff,)
+    # Of what is on already tyro makes a flag that turns it off, and the one that turns it on would be unknown.
+    given = {argument.removeprefix("--").replace("-", "_") for argument in argv}
+    off: dict[str, Any] = {name: False for name, on in asdict(defaults).items() if on is True and name in given}
+    defaults = replace(defaults, **off)
     config: Config = tyro.cli(Config, args=argv, default=defaults, use_underscores=True, config=flags)
     check_numbers(config)
     if not config.smoke:
