@@ -173,7 +173,7 @@ ENGINES: dict[str, Engine] = {
     "Lightning, as it comes": lightning,
 }
 WORKLOADS = {"mlp": mlp, "cnn": cnn}
-ROUNDS = 11
+ROUNDS = 5
 
 
 @contextmanager
@@ -200,10 +200,21 @@ def seconds_per_step(engine: Engine, workload: str) -> float:
         return engine(network, batches, Path(folder)) / len(batches)
 
 
-def peak_memory(engine: str, workload: str) -> float:
-    """MB that a process of its own held at most (Linux)."""
+def measure(engine: str, workload: str) -> tuple[float, float]:
+    """Seconds per step, and the MB that the process held at most (Linux), in a process of the engine's own.
+
+    What one of them sets for its process, as how memory is kept, must not be there for the others.
+    """
     command = [sys.executable, __file__, workload, engine]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
+    return float(seconds), float(memory)
+
+
+def measured(engine: str, workload: str) -> None:
+    """Prints what `measure` returns: the median of three runs after one that imports what is needed."""
+    times = [seconds_per_step(ENGINES[engine], workload) for _ in range(4)]
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    print(median(times[1:]), int(line.split()[1]) / 1024)
 
 
 def main() -> None:
@@ -213,23 +224,21 @@ def main() -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if len(sys.argv) == 3:
-        seconds_per_step(ENGINES[sys.argv[2]], sys.argv[1])
-        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-        print(int(line.split()[1]) / 1024)
+        measured(sys.argv[2], sys.argv[1])
         return
+    engines = list(ENGINES)[: 3 if "--ours" in sys.argv else None]
     for workload, build in WORKLOADS.items():
-        found: dict[str, list[float]] = {name: [] for name in ENGINES}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
         for _ in range(ROUNDS):
-            for name, engine in ENGINES.items():
-                found[name].append(seconds_per_step(engine, workload))
+            for name in engines:
+                found[name].append(measure(name, workload))
         first = found["hand-written loop"]
-        memory = {name: peak_memory(name, workload) for name in ENGINES}
         print(f"{workload}: {build.__doc__} One thread, torch {torch.__version__}.\n")
         print("| engine | us per step | ratio | peak memory |\n|---|---|---|---|")
-        for name, times in found.items():
-            ratio = median(time / base for time, base in zip(times, first, strict=True))
-            more = memory[name] - memory["hand-written loop"]
-            print(f"| {name} | {1e6 * median(times):.0f} | {ratio:.2f} | {more:+.0f} MB |")
+        for name, runs in found.items():
+            ratio = median(run[0] / base[0] for run, base in zip(runs, first, strict=True))
+            more = median(run[1] - base[1] for run, base in zip(runs, first, strict=True))
+            print(f"| {name} | {1e6 * median(run[0] for run in runs):.0f} | {ratio:.2f} | {more:+.0f} MB |", flush=True)
         print()
 
 
