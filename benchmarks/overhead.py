@@ -1,6 +1,6 @@
 """Times a training step of each engine beside a loop written by hand: same network, data and steps, engines in turn.
 
-`python benchmarks/overhead.py`; with the name of a workload and of an engine, the memory of a process that runs it.
+`python benchmarks/overhead.py`, or with `--ours` for the first three alone.
 """
 
 import logging
@@ -173,7 +173,7 @@ ENGINES: dict[str, Engine] = {
     "Lightning, as it comes": lightning,
 }
 WORKLOADS = {"mlp": mlp, "cnn": cnn}
-ROUNDS = 5
+ROUNDS = 15  # after one that imports what is needed
 
 
 @contextmanager
@@ -200,21 +200,27 @@ def seconds_per_step(engine: Engine, workload: str) -> float:
         return engine(network, batches, Path(folder)) / len(batches)
 
 
-def measure(engine: str, workload: str) -> tuple[float, float]:
-    """Seconds per step, and the MB that the process held at most (Linux), in a process of the engine's own.
+class Worker:
+    """A process of the engine's own: what one of them sets for its process must not be there for the others."""
 
-    What one of them sets for its process, as how memory is kept, must not be there for the others.
-    """
-    command = [sys.executable, __file__, workload, engine]
-    seconds, memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
-    return float(seconds), float(memory)
+    def __init__(self, engine: str, workload: str) -> None:
+        command = [sys.executable, __file__, workload, engine]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self) -> tuple[float, float]:
+        """Has it train once: seconds per step, and the MB that it has held at most (Linux)."""
+        assert self.process.stdin and self.process.stdout
+        print(file=self.process.stdin, flush=True)
+        seconds, memory = self.process.stdout.readline().split()
+        return float(seconds), float(memory)
 
 
-def measured(engine: str, workload: str) -> None:
-    """Prints what `measure` returns: the median of three runs after one that imports what is needed."""
-    times = [seconds_per_step(ENGINES[engine], workload) for _ in range(4)]
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    print(median(times[1:]), int(line.split()[1]) / 1024)
+def work(engine: str, workload: str) -> None:
+    """What a worker does for every line that it is sent."""
+    for _ in sys.stdin:
+        seconds = seconds_per_step(ENGINES[engine], workload)
+        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+        print(seconds, int(line.split()[1]) / 1024, flush=True)
 
 
 def main() -> None:
@@ -224,22 +230,22 @@ def main() -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if len(sys.argv) == 3:
-        measured(sys.argv[2], sys.argv[1])
+        work(sys.argv[2], sys.argv[1])
         return
     engines = list(ENGINES)[: 3 if "--ours" in sys.argv else None]
     for workload, build in WORKLOADS.items():
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
-        for _ in range(ROUNDS):
-            for name in engines:
-                found[name].append(measure(name, workload))
-        first = found["hand-written loop"]
+        workers = {name: Worker(name, workload) for name in engines}
+        rounds = [{name: worker.measure() for name, worker in workers.items()} for _ in range(ROUNDS + 1)][1:]
+        for worker in workers.values():
+            worker.process.communicate()
         print(f"{workload}: {build.__doc__} One thread, torch {torch.__version__}.\n")
         print("| engine | us per step | ratio | peak memory |\n|---|---|---|---|")
-        for name, runs in found.items():
-            ratio = median(run[0] / base[0] for run, base in zip(runs, first, strict=True))
-            more = median(run[1] - base[1] for run, base in zip(runs, first, strict=True))
-            print(f"| {name} | {1e6 * median(run[0] for run in runs):.0f} | {ratio:.2f} | {more:+.0f} MB |", flush=True)
-        print()
+        for name in engines:
+            us = 1e6 * median(found[name][0] for found in rounds)
+            ratio = median(found[name][0] / found["hand-written loop"][0] for found in rounds)
+            more = rounds[-1][name][1] - rounds[-1]["hand-written loop"][1]
+            print(f"| {name} | {us:.0f} | {ratio:.2f} | {more:+.0f} MB |")
+        print(flush=True)
 
 
 if __name__ == "__main__":

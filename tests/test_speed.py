@@ -181,12 +181,18 @@ def test_gradients_are_cleared_and_checked_together() -> None:
     [optimizer] = build_optimizers([network], settings("sgd"))
     gradients = Gradients([optimizer])
     network(torch.ones(1, 2)).sum().backward()
-    flags = [gradients.overflow() for _ in range(250)]
+    losses = EpochLosses()
+    for update in range(1, 251):  # more flags than are made at a time, and some that serve again
+        gradients.overflow(losses.flag(update, torch.device("cpu")))
+        if update == 120:
+            losses.check()
     network.weight.grad[0, 0] = float("inf")  # type: ignore[index]
-    flags.append(gradients.overflow())
-    assert torch.stack(flags).tolist() == [0.0] * 250 + [1.0]
+    gradients.overflow(losses.flag(251, torch.device("cpu")))
+    with pytest.raises(UserError, match="a gradient became inf or nan at update 251"):
+        losses.check()
     gradients.clear()
-    assert network.weight.grad is None and gradients.overflow() == 0
+    gradients.overflow(flag := torch.zeros(()))
+    assert network.weight.grad is None and flag == 0
 
 
 # ---- Muon ----

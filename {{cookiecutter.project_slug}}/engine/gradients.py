@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-FLAGS = 100  # scalars that are made at a time
-
 
 def parameters_of(optimizer_list: list[Optimizer]) -> list[Tensor]:
     """All that the optimizers change."""
@@ -20,7 +18,6 @@ class Gradients:
     def __init__(self, optimizer_list: list[Optimizer]) -> None:
         self.parameters = parameters_of(optimizer_list)
         self.one = torch.ones((), device=self.parameters[0].device)
-        self.flags: list[Tensor] = []
         self.plain: bool | None = None  # whether none is sparse or complex, once that is known
 
     def clear(self) -> None:
@@ -38,16 +35,13 @@ class Gradients:
             gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
         return gradients
 
-    def overflow(self) -> Tensor:
-        """1 where a gradient is inf or NaN, else 0, as a scalar that stays on the device: nothing waits for it."""
-        if self.one.device.type not in ("cpu", "cuda"):
-            return (~nn.utils.get_total_norm(self.present(), math.inf).isfinite()).float()
-        if not self.flags:
-            self.flags = list(self.one.new_zeros(FLAGS).unbind())
-        found = self.flags.pop()
-        # torch's GradScaler does it with this: one pass, a quarter of what get_total_norm takes for a small network.
-        torch._amp_foreach_non_finite_check_and_unscale_(self.present(), found, self.one)
-        return found
+    def overflow(self, flag: Tensor) -> None:
+        """Makes `flag`, a scalar on their device, 1 where one of them is inf or NaN; nothing waits for it."""
+        if self.one.device.type in ("cpu", "cuda"):
+            # torch's GradScaler does it so: one pass, a quarter of what get_total_norm takes for a small network.
+            torch._amp_foreach_non_finite_check_and_unscale_(self.present(), flag, self.one)
+        else:
+            flag.copy_(~nn.utils.get_total_norm(self.present(), math.inf).isfinite())
 
     def clip(self, optimizer_list: list[Optimizer], scaler: torch.amp.GradScaler, limit: float) -> None:
         """Scales all of them by one factor, so that their common norm is at most `limit`.

@@ -22,7 +22,8 @@ class EpochLosses:
     def __init__(self, state: Mapping[str, Sums] | None = None) -> None:
         self.closed: Sums = dict(state["closed"]) if state else {}
         self.window = SampleMeans(state["window"] if state else {}, READ_AFTER)
-        self.overflows: list[tuple[int, Tensor]] = []  # updates, and 1 where a gradient was inf or NaN, else 0
+        self.watched: list[int] = []  # updates since the last check
+        self.flags: list[Tensor] = []  # of each of them, and some more: not 0 where a gradient was inf or NaN
 
     def state_dict(self) -> dict[str, Sums]:
         """Plain numbers."""
@@ -32,22 +33,25 @@ class EpochLosses:
         """Takes in the mean losses of a batch, scalars by name, and the number of the update that it belongs to."""
         self.window.add(losses, samples, update)
 
-    def watch(self, overflow: Tensor, update: int) -> None:
-        """Takes in whether a gradient of an update was inf or NaN, without waiting for the device to know it."""
-        self.overflows.append((update, overflow))
-        if len(self.overflows) >= READ_AFTER:
+    def flag(self, update: int, device: torch.device) -> Tensor:
+        """A zero on the device, to be made 1 there if a gradient of the update is inf or NaN."""
+        if len(self.watched) == READ_AFTER:
             self.check()
+        if len(self.watched) == len(self.flags):
+            self.flags += torch.zeros(100, device=device).unbind()
+        self.watched.append(update)
+        return self.flags[len(self.watched) - 1]
 
     def check(self) -> None:
         """Raises a UserError that names the first update since the last check that went wrong, and what did."""
         self.window.read()
         # A term of the loss is to blame before the loss itself, and that before its gradient.
         bad = [(update, int(name == "loss"), f"{name} became {value}") for update, name, value in self.window.bad]
-        if self.overflows:
-            flags = torch.stack([flag for _, flag in self.overflows]).tolist()
-            updates = [update for (update, _), flag in zip(self.overflows, flags, strict=True) if flag]
+        if self.watched:
+            flags = torch.stack(self.flags[: len(self.watched)]).tolist()
+            updates = [update for update, flag in zip(self.watched, flags, strict=True) if flag]
             bad += [(update, 2, "a gradient became inf or nan") for update in updates]
-        self.overflows = []
+        self.watched = []  # their flags, all 0 where training goes on, serve again
         if bad:
             update, _, what = min(bad)
             raise gone_bad(f"{what} at update {update}")

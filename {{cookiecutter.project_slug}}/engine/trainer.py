@@ -188,15 +188,15 @@ class Trainer:
 
     def train_loop(self) -> dict[str, float]:
         """Trains for an epoch, or the rest of the one in which a state was saved; returns its mean losses."""
-        batches = self._batches()
-        with records.progress(f"epoch {self.epoch}/{self.epochs}", self.updates_per_epoch(), self.epoch_step) as bar:
+        batches, updates = self._batches(), self.updates_per_epoch()
+        with records.progress(f"epoch {self.epoch}/{self.epochs}", updates, self.epoch_step) as bar:
             for window in windows(batches, self.accumulate):
                 self._update(window)
                 if self.global_step % self.log_per_step == 0:
                     bar.set_postfix(self._log_losses())
                 self.update_lr_scheduler()
                 bar.update()
-                if self.epoch_step < self.updates_per_epoch():
+                if self.epoch_step < updates:
                     self._between_updates()
         self.losses.check()
         self.train_means = self.losses.means()
@@ -224,7 +224,7 @@ class Trainer:
     def _update(self, window: list[Share]) -> None:
         """One step of every optimizer on the gradient of the mean loss over all samples of the window's batches."""
         self._gradients.clear()
-        samples = sum(share.whole for share in window) / world_size()  # the mean over processes is taken afterwards
+        samples = sum([share.whole for share in window]) / world_size()  # the mean over processes is taken afterwards
         for share in window:
             with training_together(self, share is window[-1]), autocast(self.precision, self.device):
                 losses = self.loss_per_batch(to_device(share.batch, self.device))
@@ -233,7 +233,7 @@ class Trainer:
             loss = losses["loss"] if share.own == samples else losses["loss"] * (share.own / samples)
             self.scaler.scale(loss).backward()
         if not self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler leaves such updates out
-            self.losses.watch(self._gradients.overflow(), self.global_step + 1)
+            self._gradients.overflow(self.losses.flag(self.global_step + 1, self.device))
         if self.clip_grad:
             self._gradients.clip(self.optimizer_list, self.scaler, self.clip_grad)
         for optimizer in self.optimizer_list:
