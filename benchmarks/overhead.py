@@ -72,7 +72,7 @@ def rendered(network: nn.Module, batches: Batches, folder: Path) -> float:
     """The rendered trainer as it comes: everything is on, and what it writes at the epoch's end is counted."""
     settings = SimpleNamespace(lr_per_part=lambda: [0.05], optimizer="sgd", momentum=0.9, weight_decay=0.0)
     trainer = Trainer()
-    trainer.model_list = [network]
+    trainer.model_list, trainer.criterion = [network], loss_of
     trainer.optimizer_list = build_optimizers([network], settings)
     trainer.train_loader, trainer.eval_loader = batches, batches[:1]
     trainer.warm_up_mode, trainer.warm_up_epochs, trainer.epochs = "linear", 0.1, 1
