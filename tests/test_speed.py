@@ -11,8 +11,10 @@ from unittest import mock
 import pytest
 import torch
 from conftest import SOURCE
+from engine import UserError
 from engine.devices import keep_freed_memory
 from engine.gradients import Gradients
+from engine.losses import EpochLosses
 from engine.muon import Muon, orthogonal
 from engine.optimizers import OPTIMIZERS, build_optimizers
 from test_trainer import Small, data

@@ -98,7 +98,7 @@ def num_samples(batch: Any) -> int:
     """
     match batch:
         case torch.Tensor():
-            return len(batch)
+            return batch.shape[0]
         case tuple() | list() if batch:
             return num_samples(batch[0])
         case dict():

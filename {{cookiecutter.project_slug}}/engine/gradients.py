@@ -27,7 +27,7 @@ class Gradients:
 
     def present(self) -> list[Tensor]:
         """Those that there are, as plain numbers: values of sparse ones, real and imaginary parts of complex ones."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = [g for p in self.parameters if (g := p.grad) is not None]
         if self.plain is None:
             self.plain = not any(g.is_sparse or g.is_complex() for g in gradients)
         if not self.plain:

@@ -70,9 +70,10 @@ class SampleMeans:
         """Takes in the means of one batch, scalars by name, and the number of the update that it belongs to."""
         for name, value in values.items():
             value = value.detach() if torch.is_tensor(value) else torch.as_tensor(value)
-            if value.numel() != 1:
-                raise UserError(f"{name!r} has shape {tuple(value.shape)}: return its mean over the batch, a scalar")
-            value = value.reshape(()) if value.dim() else value
+            if value.dim():
+                if value.numel() != 1:
+                    raise UserError(f"{name!r} has shape {tuple(value.shape)}: return its mean over the batch, a scalar")
+                value = value.reshape(())
             unread = self.unread.setdefault(name, [])
             unread.append((value, samples, update))
             if len(unread) >= self.read_after:

@@ -25,12 +25,15 @@ def light(kind: type[Optimizer]) -> type[Any]:
     """
     marked = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in marked}
-    plain = torch.no_grad()(inspect.unwrap(kind.step))
-    observed = Optimizer.profile_hook_step(plain)
+    plain = inspect.unwrap(kind.step)
+    observed = Optimizer.profile_hook_step(torch.no_grad()(plain))
 
     def step(self: Optimizer, closure: Callable[[], float] | None = None) -> float | None:
         hooked = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or any(GLOBAL_HOOKS)
-        return (observed if hooked or profiler._is_profiler_enabled else plain)(self, closure)
+        if hooked or profiler._is_profiler_enabled:
+            return observed(self, closure)  # type: ignore[no-any-return]
+        with torch.no_grad():
+            return plain(self, closure)  # type: ignore[no-any-return]
 
     step.hooked = True  # type: ignore[attr-defined]  # else torch would wrap it in that record after all
     return type(kind.__name__, (kind,), methods | {"step": step})
