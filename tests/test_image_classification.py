@@ -191,6 +191,9 @@ def test_summary_graph_and_histograms_come_on_request(
     assert shown.count("Total params") == 3 and "no graph" not in shown
     [log] = tmp_path.glob("*/log.txt")
     assert log.read_text("utf-8") == shown
+    for again in (["--histograms", "--model_info"], []):  # the first run's command goes on with it, and a shorter one
+        config, changed = own.config.resumed_config(again, log.parent)
+        assert (config.histograms, config.model_info, changed) == (True, True, set())
 
 
 # ---- resuming ----

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from . import UserError
 from .gradients import parameters_of
 from .metrics import WORST
+from .sharding import whole
 
 SMALLEST_SCALE = 2.0**-8  # of fp16 gradients; GradScaler starts with 2**16 and halves at every overflow
 AT_LEAST_1 = ("epochs", "accumulate", "log_per_step", "save_per_epochs")
@@ -26,6 +27,8 @@ def check_settings(trainer: Any) -> None:
         for name in names:
             if getattr(trainer, name) < least:
                 raise UserError(f"{name} is {getattr(trainer, name)}; it must be {least} or more")
+    if trainer.strategy == "fsdp" and trainer.precision == "fp16":
+        raise UserError("fp16 does not go with the strategy fsdp; set precision to bf16 or fp32")
     if trainer.key_mode not in WORST:
         raise UserError(f"key_mode {trainer.key_mode!r} is unknown; choose one of {', '.join(WORST)}")
 
@@ -63,7 +66,7 @@ def gone_bad(what: str) -> UserError:
 def check_healthy(trainer: Any) -> None:
     """Raises a UserError for a state that must not take the place of a good one."""
     weights = [p.detach() for p in parameters_of(trainer.optimizer_list) if p.requires_grad and p.numel()]
-    if not nn.utils.get_total_norm(weights, math.inf).isfinite():
+    if not whole(nn.utils.get_total_norm(weights, math.inf)).isfinite():
         raise gone_bad(f"a weight became inf or nan by update {trainer.global_step}")
     if trainer.scaler.is_enabled() and trainer.scaler.get_scale() < SMALLEST_SCALE:
         raise UserError(

@@ -11,6 +11,7 @@ from . import UserError, checkpoint
 from .distributed import gather, rank
 from .losses import EpochLosses
 from .seeding import random_state, set_random_state
+from .sharding import divided_model, divided_optimizer, whole
 
 WITH_WEIGHTS = ("task_type", "meta", "epoch", "global_step", "key_metric", "best_metric")
 TO_CONTINUE = ("epoch_step", "best_epoch", "best_values", "train_means", "last_point")
@@ -18,12 +19,12 @@ TO_CONTINUE = ("epoch_step", "best_epoch", "best_values", "train_means", "last_p
 
 def collect(trainer: Any, optim: bool) -> dict[str, Any]:
     """The state of a trainer; without `optim` what inference needs."""
-    state: dict[str, Any] = {f"model{i}": model.state_dict() for i, model in enumerate(trainer.model_list)}
+    state: dict[str, Any] = {f"model{i}": whole(model.state_dict()) for i, model in enumerate(trainer.model_list)}
     state |= {name: getattr(trainer, name) for name in WITH_WEIGHTS}
     if not optim:
         return state
     state |= {name: getattr(trainer, name) for name in TO_CONTINUE}
-    state |= {f"optimizer{i}": optimizer.state_dict() for i, optimizer in enumerate(trainer.optimizer_list)}
+    state |= {f"optimizer{i}": whole(optimizer.state_dict()) for i, optimizer in enumerate(trainer.optimizer_list)}
     state |= {f"lr_scheduler{i}": schedule.state_dict() for i, schedule in enumerate(trainer.lr_scheduler_list)}
     return state | {
         "scaler": trainer.scaler.state_dict(),
@@ -43,12 +44,12 @@ def restore(trainer: Any, state: dict[str, Any], path: str | Path, optim: bool) 
     if optim:
         check_continues(state, trainer, path)
     for number, model in enumerate(trainer.model_list):
-        model.load_state_dict(state[f"model{number}"])
+        model.load_state_dict(divided_model(state[f"model{number}"], model))
         model.to(trainer.device)
     if not optim:
         return
     for number, optimizer in enumerate(trainer.optimizer_list):
-        optimizer.load_state_dict(state[f"optimizer{number}"])
+        optimizer.load_state_dict(divided_optimizer(state[f"optimizer{number}"], optimizer))
     for number, schedule in enumerate(trainer.lr_scheduler_list):
         schedule.load_state_dict(state[f"lr_scheduler{number}"])
     trainer.scaler.load_state_dict(state["scaler"])
