@@ -22,6 +22,7 @@ from engine.trainer import Trainer  # noqa: E402
 from scripts import start_script  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.optim import SGD, Adam  # noqa: E402
+from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 CASES = list(itertools.product(range(1, 18), (1, 2, 4, 5)))  # samples, batch size
 
@@ -85,7 +86,8 @@ class Uneven(Trainer):
         rows = Rows(x, y, torch.arange(samples))
         self.train_loader, self.eval_loader, _ = loaders({"train": rows, "val": rows}, batch_size, 0, 0, self.device)
         if plain:  # batches from elsewhere, of which every process gets all
-            self.train_loader = self.eval_loader = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+            self.eval_loader = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+            self.train_loader = DataLoader(TensorDataset(x, y), batch_size, shuffle=True)
         torch.manual_seed(0)
         self.model_list = [nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, 3)]
         self.optimizer_list = [SGD(self.model_list[0].parameters(), 0.1, 0.9), Adam(self.model_list[1].parameters())]

@@ -86,11 +86,12 @@ def test_what_cannot_be_divided_is_refused_in_one_line() -> None:
             cut((torch.ones(4), bad), slice(1, 3), 4)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("task_type", QUESTIONS["task_type"])
-def test_every_task_trains_in_two_processes(task_type: str, render: Render, tmp_path: Path) -> None:
-    project = render(task_type=task_type)
+def test_every_task_trains_in_two_processes(task_type: str, strategy: str, render: Render, tmp_path: Path) -> None:
+    project = render(task_type=task_type, num_parts="3")
     flags = ["train.py", "--data", "synthetic", "--width", "8", "--epochs", "1", "--warm_up_mode", "none"]
-    flags += ["--precision", "fp32", "--batch_size", "256"]
+    flags += ["--precision", "fp32", "--batch_size", "256", "--strategy", strategy]
     found = []
     for world in (1, 2):
         first, *others = run_ranks(project, [*flags, "--ckpt_dir", str(tmp_path / str(world))], tmp_path, world)
@@ -256,7 +257,8 @@ def test_slurm_sends_a_run_that_has_to_stop_back_to_the_queue_and_it_goes_on(
     """With Slurm's commands as short scripts: what they are asked for is written down."""
     commands = {
         "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {tmp_path}/asked; fi',
-        "srun": 'exec "$@"',
+        "srun": f'shift; echo $$ > {tmp_path}/step; exec "$@"',
+        "scancel": f'[ "$1 $2" = "--signal=TERM 77" ] && kill -TERM $(cat {tmp_path}/step)',
         "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
     }
     for name, script in commands.items():

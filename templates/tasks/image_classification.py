@@ -12,6 +12,7 @@ from config import Config
 from confusion import MacroF1
 from engine import UserError
 from engine.data import Rows, choose_rows, loaders
+from engine.distributed import main_first
 from engine.network import Fp32Linear, merge_stages
 from engine.optimizers import build_optimizers
 from engine.seeding import epoch_generator, seed_everything
@@ -110,7 +111,8 @@ def read_cifar10(config: Config) -> tuple[Splits, list[str]]:
     from torchvision.datasets import CIFAR10  # here, since it takes as long to import as torch and only this needs it
 
     try:
-        parts = {name: CIFAR10(config.data_dir, train=name == "train", download=True) for name in ("train", "test")}
+        with main_first():
+            parts = {name: CIFAR10(config.data_dir, name == "train", download=True) for name in ("train", "test")}
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"CIFAR-10 is not in {config.data_dir!r} and cannot be downloaded ({error}); connect to the internet, "

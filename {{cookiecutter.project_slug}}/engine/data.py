@@ -2,7 +2,7 @@
 
 import atexit
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
@@ -67,6 +67,8 @@ def batches_of(loader: Iterable[Any], epoch: int, first: int) -> Iterator[Share]
     batches = iter(loader)
     for _ in range(0 if skips else first):
         next(batches)
+    if not isinstance(sampler, Batches):
+        batches = chain([next(batches)], batches)  # a shuffle is drawn now, while all processes draw the same
     return shares_of(loader, batches)
 
 

@@ -17,12 +17,11 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from . import UserError
-from .devices import AS_IT_IS
+from .devices import AS_IT_IS, to_device
 from .sharding import shard
 
 T = TypeVar("T")
@@ -31,12 +30,12 @@ PATIENCE = timedelta(minutes=30)  # for a process that is late; one that has end
 
 def world_size() -> int:
     """The number of processes that train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """This one's number, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
@@ -52,7 +51,7 @@ def joined(device: str) -> Iterator[None]:
         device: as --device has it; each process gets a GPU of its own, unless it is "cpu".
 
     Raises:
-        UserError: more processes than GPUs, or a device that all would share.
+        UserError: more processes than GPUs, or an accelerator of another kind.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield
@@ -62,10 +61,12 @@ def joined(device: str) -> Iterator[None]:
         local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if local >= gpus:
             raise UserError(f"process {local} of this host has no GPU; set --nproc-per-node to {gpus}, or --device cpu")
-        if device not in ("auto", "cuda"):
-            raise UserError(f"--device {device} is one for all processes; leave it out under torchrun, or give cpu")
         torch.cuda.set_device(local)
+    elif device != "cpu" and torch.accelerator.is_available():
+        raise UserError("several processes train on GPUs of NVIDIA or AMD, or on CPUs; give --device cpu")
     # What lies on the CPU, as stops and scores do, never waits for a GPU.
+    from torch.distributed.rendezvous import rendezvous  # here, since builds of torch without it train alone
+
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     store, number, world = next(rendezvous("env://"))
     store.set_timeout(PATIENCE)
@@ -78,7 +79,7 @@ def joined(device: str) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: the others may be waiting for what never comes
 
 
-def meet(store: dist.Store, number: int, world: int) -> dist.Store:
+def meet(store: Any, number: int, world: int) -> Any:
     """The store, for these processes alone: after a restart torchrun gives the one that the processes before had.
 
     What they left there would be taken for addresses of today. So rank 0 finds a new name, and answers all who come to
@@ -109,9 +110,14 @@ def replicate(
 
     With the strategy "ddp" each process keeps all of them, with "fsdp" a piece of each, which its optimizer then has.
     On GPUs batch normalisation takes its statistics over all processes; on CPUs, where torch cannot, over each one's.
+
+    Raises:
+        UserError: a device that all would share.
     """
     if world_size() == 1:
         return model_list
+    if device.index is not None:
+        raise UserError(f"device {device} is one for all processes; set device to auto, cuda or cpu under torchrun")
     if device.type == "cuda":
         model_list[:] = [nn.SyncBatchNorm.convert_sync_batchnorm(model) for model in model_list]
     if strategy == "fsdp":
@@ -149,7 +155,9 @@ def share_buffers(model_list: list[nn.Module]) -> None:
     """Gives every process the buffers of rank 0, as statistics of batch normalisation."""
     if world_size() > 1:
         for buffer in (buffer for model in model_list for buffer in model.buffers()):
-            dist.broadcast(buffer, 0)
+            values = buffer.contiguous()
+            dist.broadcast(values, 0)
+            buffer.copy_(values)
 
 
 # ---- what they tell each other ----
@@ -165,19 +173,38 @@ def gather(value: T) -> list[T]:
 
 
 def from_main(function: Callable[..., T], *args: Any) -> T:
-    """What the function returns, called by rank 0 alone."""
-    values = [function(*args) if is_main() else None]
-    if world_size() > 1:
-        dist.broadcast_object_list(values, 0)
-    return values[0]  # type: ignore[return-value]
+    """What the function returns, called by rank 0 alone; a UserError that it raises is raised in all."""
+    if world_size() == 1:
+        return function(*args)
+    answer: list[Any] = [None]
+    if is_main():
+        try:
+            answer = [function(*args)]
+        except UserError as error:
+            answer = [error]
+    dist.broadcast_object_list(answer, 0)
+    if isinstance(answer[0], UserError):
+        raise answer[0]
+    return answer[0]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The block in rank 0 before it is in the others, as for a download that these then find."""
+    if not is_main():
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if is_main() and world_size() > 1:
+            dist.barrier()
 
 
 def merge(score: Any) -> None:
     """Makes a score of the whole set one of all processes' samples: what its `sums` name adds up."""
     if world_size() > 1:
         for name in getattr(score, "sums", ()):
-            value = getattr(score, name)
-            values = gather(value.cpu() if isinstance(value, Tensor) else value)
+            values = gather(to_device(getattr(score, name), torch.device("cpu")))
             setattr(score, name, reduce(operator.add, values))
 
 

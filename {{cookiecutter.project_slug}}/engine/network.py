@@ -108,13 +108,16 @@ def show(network: Network, inp: Any, writer: Any) -> None:
         out = inp
         for number, model in enumerate(network.model_list):
             print(f"part {number}: {type(model).__name__}")
-            for attempt in (by_torchsummary, by_torchinfo, by_counting):
+            divided = has_divided([model])
+            for attempt in (by_torchsummary, by_torchinfo, by_counting)[2 * divided :]:
                 try:
-                    attempt(copy.deepcopy(model), out)
+                    attempt(model if divided else copy.deepcopy(model), out)
                     break
                 except Exception as error:
                     print(f"  ({attempt.__name__.removeprefix('by_')} cannot: {type(error).__name__})")
             out = model(out)
+        if has_divided([network]):  # which one process alone cannot trace
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing is deprecated, but all that TensorBoard understands
             writer.add_graph(network, inp)

@@ -31,7 +31,7 @@ def shard(model_list: list[nn.Module], optimizer_list: list[Optimizer], device: 
     for parameter in before:
         parameter.data = parameter.data.contiguous()  # channels last cannot be divided
     for model in model_list:
-        for layer in (layer for layer in model.children() if list(layer.parameters())):
+        for layer in layers_of(model):
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
     after = [parameter for model in model_list for parameter in model.parameters()]
@@ -40,6 +40,17 @@ def shard(model_list: list[nn.Module], optimizer_list: list[Optimizer], device: 
         group["params"] = [pieces[parameter] for parameter in group["params"]]
         if "nesterov" in group:  # SGD, whose fused step torch does not have for pieces
             group["fused"] = False
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """What is gathered at a time: the children that have weights, in place of lists and dicts of modules theirs."""
+    layers = []
+    for child in model.children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            layers += layers_of(child)
+        elif any(True for _ in child.parameters()):
+            layers.append(child)
+    return layers
 
 
 def is_divided(value: Any) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import UserError, checkpoint
-from .distributed import gather, rank
+from .distributed import from_main, gather, rank
 from .losses import EpochLosses
 from .seeding import random_state, set_random_state
 from .sharding import divided_model, divided_optimizer, whole
@@ -68,15 +68,22 @@ def adopt_best(trainer: Any, path: Path) -> None:
     The process that was killed had come further than the last state. The same epochs will come again; but should they
     come out otherwise, since settings have changed, then the file must still be what `best_metric` says.
     """
-    if not path.is_file():
-        return
-    if not checkpoint.is_intact(path):
+    epoch, scores = from_main(best_in, path)
+    if epoch is None:
         print(f"{path} is damaged; the next epoch writes it anew")
         trainer.best_metric = {}
-        return
-    evaluated = trainer.epoch - (trainer.epoch_step > 0)
-    if (best := checkpoint.load(path))["epoch"] > evaluated:
-        trainer.best_epoch, trainer.best_metric = best["epoch"], best["best_metric"]
+    elif epoch > trainer.epoch - (trainer.epoch_step > 0):
+        trainer.best_epoch, trainer.best_metric = epoch, scores
+
+
+def best_in(path: Path) -> tuple[int | None, dict[str, float]]:
+    """The epoch of a best.pth and its scores; 0 where there is no such file, None where it is damaged."""
+    if not path.is_file():
+        return 0, {}
+    if not checkpoint.is_intact(path):
+        return None, {}
+    best = checkpoint.load(path)
+    return best["epoch"], best["best_metric"]
 
 
 def sizes(trainer: Any) -> dict[str, int]:

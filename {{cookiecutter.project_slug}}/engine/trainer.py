@@ -158,8 +158,7 @@ class Trainer:
     def fit(self, epochs: int) -> None:
         """Trains and evaluates until `epochs` epochs are done in all, those before a resume included.
 
-        Schedules end with the last of these epochs. More epochs for a finished run mean a longer curve, on which it
-        goes on from where it stands: annealing leaves eta_min for the rate that the longer curve has there.
+        Schedules end with the last of these epochs; after more of them a finished run has the rates of a longer curve.
 
         SIGTERM or SIGINT ends it after the update, or the batch of an evaluation, in progress: a state is saved and
         SystemExit raised, with 128 and the signal's number; a second SIGINT raises KeyboardInterrupt at once.
@@ -218,8 +217,10 @@ class Trainer:
         # All that an epoch draws follows from (seed, epoch), up to where a state within it was saved: that has the
         # generators as they stood, which the batches that are passed over must not move.
         with kept_random_state(self.device) if self.epoch_step else nullcontext():
-            seed_everything(epoch_seed(self.seed, self.epoch), rank())
-            return batches_of(self.train_loader, self.epoch, self.epoch_step * self.accumulate)
+            seed_everything(seed := epoch_seed(self.seed, self.epoch))
+            batches = batches_of(self.train_loader, self.epoch, self.epoch_step * self.accumulate)
+            seed_everything(seed, rank())  # from here on each process draws numbers of its own, as for dropout
+            return batches
 
     def _update(self, window: list[Share]) -> None:
         """One step of every optimizer on the gradient of the mean loss over all samples of the window's batches."""
@@ -275,9 +276,8 @@ class Trainer:
         check_has(scores, self.key_metric, "the key_metric, in the scores")
         self.update_lr_scheduler(scores)
         self._note_best(scores)
-        # Before the state is saved: what a state covers has been recorded.
         train_loss = self.train_means.get("loss", math.nan)
-        records.record_epoch(self.writer, train_loss, scores, self.global_step)
+        records.record_epoch(self.writer, train_loss, scores, self.global_step)  # before the state that covers it
         self.epoch_step = 0
         print(records.epoch_line(self, train_loss, scores, time.perf_counter() - self._epoch_began))
         in_turn = self.save_per_steps and self.global_step % self.save_per_steps == 0
@@ -305,7 +305,7 @@ class Trainer:
     def test(self) -> dict[str, float]:
         """Mean losses and scores of best.pth on the test set, where there is one; its weights stay in the models."""
         best = Path(self.ckpt_dir) / "best.pth"
-        if not len(self.test_loader) or not best.exists():
+        if not len(self.test_loader) or not from_main(best.exists):
             return {}
         self.load_state(best, optim=False)
         scores = self.evaluate(self.test_loader)

@@ -15,11 +15,12 @@
 set -uo pipefail
 
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-1}" --max-restarts 3 \
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-1}" --max-restarts 3 \
     --rdzv-backend c10d --rdzv-endpoint "$host:29400" --rdzv-id "$SLURM_JOB_ID" \
     train.py "$@" &
 training=$!
-trap 'asked=yes; kill -TERM "$training"' TERM
+# To the processes of the run; srun itself would kill them at once.
+trap 'asked=yes; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 wait "$training"
 status=$?
 if [ "${asked:-no}" = yes ]; then  # the signal ended the first wait, not the training
