@@ -106,7 +106,7 @@ def meet(store: Any, number: int, world: int) -> Any:
 def replicate(
     model_list: list[nn.Module], optimizer_list: list[Optimizer], device: torch.device, strategy: str
 ) -> list[nn.Module]:
-    """The parts in the form in which they train together: their gradients become the mean over all processes.
+    """The parts on the device, in the form in which they train together: gradients become the mean over all processes.
 
     With the strategy "ddp" each process keeps all of them, with "fsdp" a piece of each, which its optimizer then has.
     On GPUs batch normalisation takes its statistics over all processes; on CPUs, where torch cannot, over each one's.
@@ -114,6 +114,9 @@ def replicate(
     Raises:
         UserError: a device that all would share.
     """
+    if world_size() == 1 or strategy != "fsdp":  # which divides before it moves: the whole may not fit
+        for model in model_list:
+            model.to(device)
     if world_size() == 1:
         return model_list
     if device.index is not None:

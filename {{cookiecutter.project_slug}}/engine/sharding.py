@@ -5,6 +5,7 @@ computes with them: torch's fully_shard (Zhao et al. 2023, PyTorch FSDP). Files 
 """
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -19,13 +20,19 @@ def shard(model_list: list[nn.Module], optimizer_list: list[Optimizer], device: 
     """Divides the parts, each in layers that are gathered one by one, and gives the optimizers the pieces.
 
     Raises:
-        UserError: an optimizer that needs whole weights.
+        UserError: an optimizer that needs whole weights, or a torch that cannot do this on CPUs.
     """
+    import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh  # here, since their import takes long
     from torch.distributed.fsdp import fully_shard
 
     if any(isinstance(optimizer, Muon) for optimizer in optimizer_list):
         raise UserError("--strategy fsdp divides weights, and muon needs them whole; set --optimizer to sgd or adamw")
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # of what only operations in place, between parts, change
+    mean = torch.zeros(1, device=device)
+    dist.reduce_scatter(mean, [torch.ones(1, device=device)] * world, op=dist.ReduceOp.AVG)
+    if mean != 1:  # gloo's sum was taken for the mean once (pytorch issue 162338)
+        raise UserError(f"torch {torch.__version__} adds gradients up wrongly here with --strategy fsdp; update torch")
     mesh = init_device_mesh(device.type, (world,))
     before = [parameter for model in model_list for parameter in model.parameters()]
     for parameter in before:
@@ -74,7 +81,7 @@ def whole(state: Any) -> Any:
         state = copy.copy(state)  # with the attributes that torch hangs on a part's state
         state.update({name: whole(value) for name, value in state.items()})
         return state
-    return state.full_tensor() if is_divided(state) else state
+    return state.full_tensor().cpu() if is_divided(state) else state
 
 
 def divided(value: Any, like: Any) -> Any:

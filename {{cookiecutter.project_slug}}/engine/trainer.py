@@ -139,10 +139,8 @@ class Trainer:
         check_parameters(self.model_list, self.optimizer_list)
         self.precision = pick_precision(self.precision, self.device)
         keep_freed_memory(self.device)
-        for model in self.model_list:
-            model.to(self.device)
-            if self.compile:
-                model.compile()
+        for model in self.model_list if self.compile else ():
+            model.compile()
         self.replicas = replicate(self.model_list, self.optimizer_list, self.device, self.strategy)
         self.scaler = grad_scaler(self.precision, self.device)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
