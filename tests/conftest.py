@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -114,6 +115,14 @@ def cookiecutter_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def render_into(cookiecutter_config: Path) -> Render:
     """render_into(folder, **answers) renders there without hooks and returns the project's path."""
     return lambda folder, **answers: render_project(folder, cookiecutter_config, **answers)
+
+
+@pytest.fixture(scope="module")
+def project(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered project whose task is fault_task.py: small, and it fails, or is slow, where it is told to."""
+    folder = render_into(tmp_path_factory.mktemp("faults"), task_type="image_classification")
+    shutil.copy(ROOT / "tests" / "fault_task.py", folder / "task.py")
+    return folder
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import torch  # noqa: E402
 from confusion import MacroF1  # noqa: E402
 from engine.data import Rows, loaders  # noqa: E402
 from engine.distributed import gather, joined, rank, world_size  # noqa: E402
+from engine.state import collect  # noqa: E402
 from engine.trainer import Trainer  # noqa: E402
 from scripts import start_script  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -24,6 +25,11 @@ from torch.optim import SGD, Adam  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 CASES = list(itertools.product(range(1, 18), (1, 2, 4, 5)))  # samples, batch size
+
+
+def cases_of(strategy: str) -> list[tuple[int, int]]:
+    """Which of them are tried: pieces of weights take longer."""
+    return CASES[:: 3 if strategy == "fsdp" else 1]
 
 
 def free_port() -> int:
@@ -96,14 +102,17 @@ class Uneven(Trainer):
         return {"acc": (pred.argmax(1) == y).float().mean(), "largest": pred.max(1).values.mean()}
 
 
-def end_of_run(samples: int, batch_size: int, folder: Path) -> dict[str, Any]:
+def end_of_run(samples: int, batch_size: int, folder: Path, strategy: str) -> dict[str, Any]:
     """What a run of two epochs comes to, as plain numbers."""
     settings = {"accumulate": 1 + samples % 2, "lr_scheduler_type": "loss", "patience": 0, "clip_grad": samples % 3}
-    trainer = Uneven(folder, samples, batch_size, samples % 5 == 0, save_per_epochs=9, log_per_step=2, **settings)
+    settings |= {"save_per_epochs": 9, "log_per_step": 2, "strategy": strategy}
+    trainer = Uneven(folder, samples, batch_size, samples % 5 == 0, **settings)
     trainer.fit(2)
+    end = gather(collect(trainer, optim=True))[0]  # rank 0 alone has the whole of divided weights
     best = torch.load(folder / "best.pth")
     return {
-        "weights": [value.flatten().tolist() for model in trainer.model_list for value in model.parameters()],
+        "weights": [value.flatten().tolist() for name in ("model0", "model1") for value in end[name].values()],
+        "momentum": [state["momentum_buffer"].flatten().tolist() for state in end["optimizer0"]["state"].values()],
         "best weights": [value.flatten().tolist() for value in best["model0"].values()],
         "rates": [group["lr"] for optimizer in trainer.optimizer_list for group in optimizer.param_groups],
         "updates": trainer.global_step,
@@ -114,10 +123,11 @@ def end_of_run(samples: int, batch_size: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def main(output: str) -> None:
+def main(output: str, strategy: str) -> None:
     """Writes the ends of all runs to a file of this process, with what every process has that must be the same."""
     with joined("cpu"):
-        ends = [end_of_run(*case, Path(output, "runs", str(number))) for number, case in enumerate(CASES)]
+        cases = cases_of(strategy)
+        ends = [end_of_run(*case, Path(output, "runs", str(number)), strategy) for number, case in enumerate(cases)]
         place = [rank(), world_size(), gather(rank())]
         Path(output, f"ends{rank()}.json").write_text(json.dumps({"place": place, "ends": ends}))
 

@@ -18,22 +18,13 @@ import torch
 from conftest import QUESTIONS, Render
 from engine import UserError
 from engine.shares import Batches, cut
-from faults import differences, end_of
-from ranks import CASES, end_of_run, end_ranks, free_port, run_ranks, said, start_ranks
+from faults import BASE, differences, end_of
+from ranks import cases_of, end_of_run, end_ranks, free_port, run_ranks, said, start_ranks
 from scripts import run_script
 
 HERE = Path(__file__).parent
-BASE = ["--data", "small", "--batch_size", "4", "--workers", "0", "--lr", "0.02", "--precision", "fp32"]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
-
-
-@pytest.fixture(scope="module")
-def project(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rendered project whose task is fault_task.py."""
-    folder = render_into(tmp_path_factory.mktemp("distributed"), task_type="image_classification")
-    shutil.copy(HERE / "fault_task.py", folder / "task.py")
-    return folder
 
 
 def far(one: Any, other: Any, where: str = "") -> list[str]:
@@ -51,13 +42,13 @@ def far(one: Any, other: Any, where: str = "") -> list[str]:
 # ---- the same as one process ----
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_weights_losses_and_scores_are_those_of_one_process(world: int, tmp_path: Path) -> None:
-    run_ranks(tmp_path, [str(HERE / "ranks.py"), str(tmp_path)], tmp_path, world)
+@pytest.mark.parametrize(("world", "strategy"), [(2, "ddp"), (3, "ddp"), (2, "fsdp")])
+def test_weights_losses_and_scores_are_those_of_one_process(world: int, strategy: str, tmp_path: Path) -> None:
+    run_ranks(tmp_path, [str(HERE / "ranks.py"), str(tmp_path), strategy], tmp_path, world)
     files = [json.loads((tmp_path / f"ends{rank}.json").read_text()) for rank in range(world)]
     assert [file["place"] for file in files] == [[rank, world, list(range(world))] for rank in range(world)]
-    for number, (samples, batch_size) in enumerate(CASES):
-        alone = json.loads(json.dumps(end_of_run(samples, batch_size, tmp_path / str(number))))
+    for number, (samples, batch_size) in enumerate(cases_of(strategy)):
+        alone = json.loads(json.dumps(end_of_run(samples, batch_size, tmp_path / str(number), "ddp")))
         ends = [file["ends"][number] for file in files]
         assert all(end == ends[0] for end in ends), f"{samples} samples in batches of {batch_size}"  # to the last bit
         assert far(alone, ends[0], f"{samples} samples in batches of {batch_size}") == []
@@ -86,11 +77,12 @@ def test_what_cannot_be_divided_is_refused_in_one_line() -> None:
             cut((torch.ones(4), bad), slice(1, 3), 4)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("task_type", QUESTIONS["task_type"])
-def test_every_task_trains_in_two_processes(task_type: str, render: Render, tmp_path: Path) -> None:
-    project = render(task_type=task_type)
+def test_every_task_trains_in_two_processes(task_type: str, strategy: str, render: Render, tmp_path: Path) -> None:
+    project = render(task_type=task_type, num_parts="3")
     flags = ["train.py", "--data", "synthetic", "--width", "8", "--epochs", "1", "--warm_up_mode", "none"]
-    flags += ["--precision", "fp32", "--batch_size", "256"]
+    flags += ["--precision", "fp32", "--batch_size", "256", "--strategy", strategy]
     found = []
     for world in (1, 2):
         first, *others = run_ranks(project, [*flags, "--ckpt_dir", str(tmp_path / str(world))], tmp_path, world)
@@ -193,19 +185,22 @@ def test_a_failing_process_ends_the_job(project: Path, tmp_path: Path) -> None:
     assert time.monotonic() - began < 60
 
 
-def test_a_run_goes_on_with_another_number_of_processes(project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_goes_on_with_another_number_of_processes(strategy: str, project: Path, tmp_path: Path) -> None:
     """2, 1, then 2: the same order of samples; weights differ by what the order of additions changes."""
-    argv = ["train.py", *FLAGS, "--resume", "auto", "--ckpt_dir"]
+    argv = ["train.py", *FLAGS, "--clip_grad", "1", "--resume", "auto", "--ckpt_dir"]
     assert run_script(project, [*argv, str(tmp_path / "alone")], tmp_path / "output", FAULT_PLAIN="1")[0] == 0
     for number, (world, updates) in enumerate([(2, 4), (1, 9), (2, 99)]):
         output = tmp_path / str(number)
         stop = {"FAULT_SEND": f"0:{updates}:{signal.SIGTERM:d}", "FAULT_PLAIN": "1"}
-        processes = start_ranks(project, [*argv, str(tmp_path / "changed")], output, world, **stop)
+        flags = [str(tmp_path / "changed"), "--strategy", strategy]
+        processes = start_ranks(project, [*argv, *flags], output, world, **stop)
         expected = 128 + signal.SIGTERM if updates < 99 else 0
         assert set(end_ranks(processes, output)) == {expected}, said(output, world)
     there, here = end_of(tmp_path / "alone"), end_of(tmp_path / "changed")
     for name in ("best.pth", "epoch3.pth"):
         one, other = there["states"][name], here["states"][name]
+        assert list(one) == list(other)
         for part in ("model0", "model1"):
             torch.testing.assert_close(one[part], other[part], rtol=1e-5, atol=1e-6)
         assert one["best_metric"].keys() == other["best_metric"].keys()
@@ -278,3 +273,25 @@ def test_slurm_sends_a_run_that_has_to_stop_back_to_the_queue_and_it_goes_on(
     assert "going on from" in outputs[1].read_text("utf-8")
     there, here = end_of(whole / "runs"), end_of(tmp_path / "runs")
     assert differences(there["states"]["epoch3.pth"], here["states"]["epoch3.pth"]) == []
+
+
+def test_a_killed_process_of_divided_weights_is_replaced_too(project: Path, tmp_path: Path) -> None:
+    flags = ["--strategy", "fsdp", "--optimizer", "adamw", "--histograms", "--ckpt_dir"]
+    run_ranks(project, ["train.py", *FLAGS, *flags, str(tmp_path / "whole")], tmp_path / "output", 2)
+    run = torchrun(
+        project, tmp_path / "killed.txt", [*FLAGS, *flags, str(tmp_path / "killed")], *PAIR, "--max-restarts=1",
+        FAULT_SEND="1:9:9",
+    )  # fmt: skip
+    assert run.wait(120) == 0, (tmp_path / "killed.txt").read_text("utf-8")
+    assert differences(end_of(tmp_path / "whole"), end_of(tmp_path / "killed")) == []
+
+
+def test_what_cannot_be_divided_ends_with_a_line(project: Path, tmp_path: Path) -> None:
+    for flags, line in (
+        (["--optimizer", "muon"], "error: --strategy fsdp divides weights, and muon needs them whole"),
+        (["--precision", "fp16"], "error: fp16 does not go with the strategy fsdp; set precision to bf16 or fp32"),
+    ):
+        argv = ["train.py", *FLAGS, "--strategy", "fsdp", *flags, "--ckpt_dir", str(tmp_path / "runs")]
+        processes = start_ranks(project, argv, tmp_path, 2)
+        assert end_ranks(processes, tmp_path) == [1, 1]
+        assert all(text.splitlines()[-1].startswith(line) for text in said(tmp_path, 2)), said(tmp_path, 2)

@@ -7,7 +7,6 @@ import io
 import itertools
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import QUESTIONS, SOURCE, Render
+from conftest import QUESTIONS, SOURCE
 from engine import UserError, checkpoint, files
 from engine.logger import Logger
 from engine.records import open_writer
 from engine.shares import Share
-from faults import check_nothing_is_broken, differences, end_of
+from faults import BASE, check_nothing_is_broken, differences, end_of
 from scripts import run_script, start_script
 from test_trainer import Small, data, same, weights
 from torch import Tensor, nn
@@ -31,17 +30,8 @@ from torch.optim import SGD
 
 HERE = Path(__file__).parent
 SOAK = int(os.environ.get("SOAK", 1))  # how many times as much is tried
-BASE = ["--data", "small", "--batch_size", "4", "--workers", "0", "--lr", "0.02", "--precision", "fp32"]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
-
-
-@pytest.fixture(scope="module")
-def project(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rendered project whose task is fault_task.py."""
-    folder = render_into(tmp_path_factory.mktemp("faults"), task_type="image_classification")
-    shutil.copy(HERE / "fault_task.py", folder / "task.py")
-    return folder
 
 
 def try_kills(project: Path, tmp_path: Path, kills: int, *flags: str) -> int:

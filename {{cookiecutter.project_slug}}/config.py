@@ -47,6 +47,7 @@ class Config:
     seed: int = 0  # start of all randomness; the same seed gives the same run
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where the hardware has it, else fp32
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes: each holds all weights, or a piece of each
     compile: bool = False  # compile the parts with torch.compile: slow to start, then faster on a GPU
     log_per_step: int = 50  # updates between two points of the TensorBoard curves
     save_per_epochs: int = 1  # epochs between two saved states
@@ -70,7 +71,8 @@ class Config:
 
 # What a resumed run may change. All else would make it another run than the one that it continues.
 MAY_CHANGE = {
-    "epochs", "lr", "eta_min", "step_size", "gamma", "patience", "ckpt_dir", "resume", "device", "compile", "workers",
+    "epochs", "lr", "eta_min", "step_size", "gamma", "patience", "ckpt_dir", "resume", "device", "strategy", "compile",
+    "workers",
     "log_per_step", "save_per_epochs", "save_per_steps", "keep_last", "patience_stop", "histograms", "model_info",
     "smoke",
 }  # fmt: skip

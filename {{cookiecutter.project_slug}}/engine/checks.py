@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import UserError
+from .distributed import gather
 from .gradients import parameters_of
 from .metrics import WORST
+from .sharding import local
 
 SMALLEST_SCALE = 2.0**-8  # of fp16 gradients; GradScaler starts with 2**16 and halves at every overflow
 AT_LEAST_1 = ("epochs", "accumulate", "log_per_step", "save_per_epochs")
@@ -26,6 +28,8 @@ def check_settings(trainer: Any) -> None:
         for name in names:
             if getattr(trainer, name) < least:
                 raise UserError(f"{name} is {getattr(trainer, name)}; it must be {least} or more")
+    if trainer.strategy == "fsdp" and trainer.precision == "fp16":
+        raise UserError("fp16 does not go with the strategy fsdp; set precision to bf16 or fp32")
     if trainer.key_mode not in WORST:
         raise UserError(f"key_mode {trainer.key_mode!r} is unknown; choose one of {', '.join(WORST)}")
 
@@ -62,8 +66,9 @@ def gone_bad(what: str) -> UserError:
 
 def check_healthy(trainer: Any) -> None:
     """Raises a UserError for a state that must not take the place of a good one."""
-    weights = [p.detach() for p in parameters_of(trainer.optimizer_list) if p.requires_grad and p.numel()]
-    if not nn.utils.get_total_norm(weights, math.inf).isfinite():
+    weights = [local(p.detach()) for p in parameters_of(trainer.optimizer_list) if p.requires_grad]
+    norm = nn.utils.get_total_norm([piece for piece in weights if piece.numel()], math.inf)
+    if not all(gather(bool(norm.isfinite()))):
         raise gone_bad(f"a weight became inf or nan by update {trainer.global_step}")
     if trainer.scaler.is_enabled() and trainer.scaler.get_scale() < SMALLEST_SCALE:
         raise UserError(

@@ -18,9 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from . import UserError
 from .devices import AS_IT_IS, to_device
+from .sharding import shard
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # for a process that is late; one that has ended is noticed at once, by torchrun too
@@ -101,27 +103,41 @@ def meet(store: Any, number: int, world: int) -> Any:
 # ---- who does what ----
 
 
-def replicate(model_list: list[nn.Module], device: torch.device) -> list[nn.Module]:
-    """The parts in the form in which they train together: their gradients become the mean over all processes.
+def replicate(
+    model_list: list[nn.Module], optimizer_list: list[Optimizer], device: torch.device, strategy: str
+) -> list[nn.Module]:
+    """The parts on the device, in the form in which they train together: gradients become the mean over all processes.
 
+    With the strategy "ddp" each process keeps all of them, with "fsdp" a piece of each, which its optimizer then has.
     On GPUs batch normalisation takes its statistics over all processes; on CPUs, where torch cannot, over each one's.
 
     Raises:
         UserError: a device that all would share.
     """
+    if world_size() == 1 or strategy != "fsdp":  # which divides before it moves: the whole may not fit
+        for model in model_list:
+            model.to(device)
     if world_size() == 1:
         return model_list
     if device.index is not None:
         raise UserError(f"device {device} is one for all processes; set device to auto, cuda or cpu under torchrun")
     if device.type == "cuda":
-        model_list = [nn.SyncBatchNorm.convert_sync_batchnorm(model) for model in model_list]
+        model_list[:] = [nn.SyncBatchNorm.convert_sync_batchnorm(model) for model in model_list]
+    if strategy == "fsdp":
+        shard(model_list, optimizer_list, device, world_size())
+        return model_list
     trained = [any(p.requires_grad for p in model.parameters()) for model in model_list]
     return [DistributedDataParallel(m) if train else m for m, train in zip(model_list, trained, strict=True)]
 
 
 def training_together(trainer: Any, last: bool) -> AbstractContextManager[None]:
     """Inside, the trainer's parts are its replicas; gradients are exchanged in the backward pass of the last batch."""
-    return AS_IT_IS if trainer.replicas is trainer.model_list else _as_replicas(trainer, last)
+    if trainer.replicas is not trainer.model_list:
+        return _as_replicas(trainer, last)
+    if trainer.strategy == "fsdp":
+        for model in trainer.model_list:
+            getattr(model, "set_requires_gradient_sync", bool)(last)
+    return AS_IT_IS
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .sharding import is_divided, local
+
 
 def parameters_of(optimizer_list: list[Optimizer]) -> list[Tensor]:
     """All that the optimizers change."""
@@ -18,7 +20,7 @@ class Gradients:
     def __init__(self, optimizer_list: list[Optimizer]) -> None:
         self.parameters = parameters_of(optimizer_list)
         self.one = torch.ones((), device=self.parameters[0].device)
-        self.plain: bool | None = None  # whether none is sparse or complex, once that is known
+        self.plain: bool | None = None  # whether none is sparse, complex or divided, once that is known
 
     def clear(self) -> None:
         """Forgets them, as zero_grad of each optimizer would, without what that looks up at every call."""
@@ -26,11 +28,15 @@ class Gradients:
             parameter.grad = None
 
     def present(self) -> list[Tensor]:
-        """Those that there are, as plain numbers: values of sparse ones, real and imaginary parts of complex ones."""
+        """Those that there are, as plain numbers: values of sparse ones, real and imaginary parts of complex ones.
+
+        Of divided ones the pieces of this process.
+        """
         gradients = [g for p in self.parameters if (g := p.grad) is not None]
         if self.plain is None:
-            self.plain = not any(g.is_sparse or g.is_complex() for g in gradients)
+            self.plain = not any(g.is_sparse or g.is_complex() or is_divided(g) for g in gradients)
         if not self.plain:
+            gradients = [local(g) for g in gradients]
             gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
             gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
         return gradients
@@ -51,4 +57,5 @@ class Gradients:
         for optimizer in optimizer_list:
             scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = norm.full_tensor() if is_divided(norm) else norm  # type: ignore[attr-defined]
         nn.utils.clip_grads_with_norm_(self.parameters, limit, torch.where(norm.isfinite(), norm, math.inf))

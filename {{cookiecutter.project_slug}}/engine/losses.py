@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .checks import gone_bad
+from .distributed import gather
 from .metrics import SampleMeans, Sums
 
 READ_AFTER = 10_000  # batches after which losses are read even where no log point comes: memory stays bounded
@@ -48,7 +49,8 @@ class EpochLosses:
         # A term of the loss is to blame before the loss itself, and that before its gradient.
         bad = [(update, int(name == "loss"), f"{name} became {value}") for update, name, value in self.window.bad]
         if self.watched:
-            flags = torch.stack(self.flags[: len(self.watched)]).tolist()
+            by_process = gather(torch.stack(self.flags[: len(self.watched)]).tolist())
+            flags = map(max, zip(*by_process, strict=True))  # of divided gradients each knows its pieces alone
             updates = [update for update, flag in zip(self.watched, flags, strict=True) if flag]
             bad += [(update, 2, "a gradient became inf or nan") for update in updates]
         self.watched = []  # their flags, all 0 where training goes on, serve again

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import UserError
+from .sharding import has_divided
+
 
 def merge_stages(stages: list[nn.Module], num_parts: int) -> list[nn.Module]:
     """Merges the leading stages of a chain until `num_parts` parts are left."""
@@ -48,6 +51,14 @@ def eval_mode(model_list: list[nn.Module]) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating(model_list: list[nn.Module]) -> Iterator[None]:
+    """Eval mode, and no gradients."""
+    # What is gathered in inference mode could not be trained with afterwards.
+    with eval_mode(model_list), torch.no_grad() if has_divided(model_list) else torch.inference_mode():
+        yield
 
 
 @contextmanager
@@ -97,13 +108,16 @@ def show(network: Network, inp: Any, writer: Any) -> None:
         out = inp
         for number, model in enumerate(network.model_list):
             print(f"part {number}: {type(model).__name__}")
-            for attempt in (by_torchsummary, by_torchinfo, by_counting):
+            divided = has_divided([model])
+            for attempt in (by_torchsummary, by_torchinfo, by_counting)[2 * divided :]:
                 try:
-                    attempt(copy.deepcopy(model), out)
+                    attempt(model if divided else copy.deepcopy(model), out)
                     break
                 except Exception as error:
                     print(f"  ({attempt.__name__.removeprefix('by_')} cannot: {type(error).__name__})")
             out = model(out)
+        if has_divided([network]):  # which one process alone cannot trace
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing is deprecated, but all that TensorBoard understands
             writer.add_graph(network, inp)
@@ -113,6 +127,8 @@ def show(network: Network, inp: Any, writer: Any) -> None:
 
 def export(trainer: Any, path: str | Path) -> None:
     """Writes a trainer's network as a program for batches of any size, in eval mode and on the CPU."""
+    if has_divided(trainer.model_list):
+        raise UserError("this process has a piece of the network; load best.pth in one process, and save_model there")
     twin = copy.copy(trainer)
     twin.model_list = [copy.deepcopy(model).cpu().eval() for model in trainer.model_list]
     inp = trainer.example_input().cpu()

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from .distributed import is_main
+from .sharding import whole
 
 
 class NoWriter:
@@ -98,9 +99,9 @@ def record_histograms(writer: Any, model_list: list[nn.Module], step: int) -> No
     for part, model in enumerate(model_list):
         for name, parameter in model.named_parameters():
             tag = f"part{part}/{name.replace('.', '/')}"
-            writer.add_histogram(f"weights/{tag}", parameter.detach().float(), step)
+            writer.add_histogram(f"weights/{tag}", whole(parameter.detach()).float(), step)
             if parameter.grad is not None:
-                writer.add_histogram(f"gradients/{tag}", parameter.grad.float(), step)
+                writer.add_histogram(f"gradients/{tag}", whole(parameter.grad).float(), step)
 
 
 def rates_by_name(optimizer_list: list[Optimizer]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from . import UserError, checkpoint
 from .distributed import from_main, gather, rank
 from .losses import EpochLosses
 from .seeding import random_state, set_random_state
+from .sharding import divided_model, divided_optimizer, whole
 
 WITH_WEIGHTS = ("task_type", "meta", "epoch", "global_step", "key_metric", "best_metric")
 TO_CONTINUE = ("epoch_step", "best_epoch", "best_values", "train_means", "last_point")
@@ -18,12 +19,12 @@ TO_CONTINUE = ("epoch_step", "best_epoch", "best_values", "train_means", "last_p
 
 def collect(trainer: Any, optim: bool) -> dict[str, Any]:
     """The state of a trainer; without `optim` what inference needs."""
-    state: dict[str, Any] = {f"model{i}": model.state_dict() for i, model in enumerate(trainer.model_list)}
+    state: dict[str, Any] = {f"model{i}": whole(model.state_dict()) for i, model in enumerate(trainer.model_list)}
     state |= {name: getattr(trainer, name) for name in WITH_WEIGHTS}
     if not optim:
         return state
     state |= {name: getattr(trainer, name) for name in TO_CONTINUE}
-    state |= {f"optimizer{i}": optimizer.state_dict() for i, optimizer in enumerate(trainer.optimizer_list)}
+    state |= {f"optimizer{i}": whole(optimizer.state_dict()) for i, optimizer in enumerate(trainer.optimizer_list)}
     state |= {f"lr_scheduler{i}": schedule.state_dict() for i, schedule in enumerate(trainer.lr_scheduler_list)}
     return state | {
         "scaler": trainer.scaler.state_dict(),
@@ -43,12 +44,12 @@ def restore(trainer: Any, state: dict[str, Any], path: str | Path, optim: bool) 
     if optim:
         check_continues(state, trainer, path)
     for number, model in enumerate(trainer.model_list):
-        model.load_state_dict(state[f"model{number}"])
+        model.load_state_dict(divided_model(state[f"model{number}"], model))
         model.to(trainer.device)
     if not optim:
         return
     for number, optimizer in enumerate(trainer.optimizer_list):
-        optimizer.load_state_dict(state[f"optimizer{number}"])
+        optimizer.load_state_dict(divided_optimizer(state[f"optimizer{number}"], optimizer))
     for number, schedule in enumerate(trainer.lr_scheduler_list):
         schedule.load_state_dict(state[f"lr_scheduler{number}"])
     trainer.scaler.load_state_dict(state["scaler"])
@@ -135,7 +136,7 @@ def check_continues(state: dict[str, Any], trainer: Any, path: str | Path) -> No
     saved = sum(name.removeprefix("optimizer").isdigit() for name in state)
     if saved != (optimizers := len(trainer.optimizer_list)):
         raise UserError(f"{path} holds the states of {saved} optimizers and optimizer_list has {optimizers}")
-    if missing := sorted(collect(trainer, optim=True).keys() - state.keys()):
+    if missing := sorted({*WITH_WEIGHTS, *TO_CONTINUE, "losses", "random_states", "data"} - state.keys()):
         raise UserError(f"{path} lacks {', '.join(missing)}: it was written by another engine; start a new run")
     if state["epoch"] > trainer.epochs:
         raise UserError(f"{path} has {state['epoch']} epochs behind it; epochs is {trainer.epochs}, set it to more")

@@ -23,7 +23,7 @@ from .distributed import from_main, rank, replicate, share_buffers, training_tog
 from .gradients import Gradients
 from .losses import EpochLosses
 from .metrics import WORST, SampleMeans, SetMetric, compute, improves, note_best_values, uncounted
-from .network import Network, eval_mode, export, one_forward, show
+from .network import Network, eval_mode, evaluating, export, one_forward, show
 from .schedulers import Schedule, build_schedules
 from .seeding import epoch_seed, kept_random_state, seed_everything
 from .shares import Share, shares_of
@@ -53,6 +53,7 @@ class Trainer:
     clip_grad: float = 0.0
     precision: str = "fp32"
     compile: bool = False
+    strategy: str = "ddp"
     seed: int = 0
     log_per_step: int = 50
     save_per_epochs: int = 1
@@ -138,11 +139,9 @@ class Trainer:
         check_parameters(self.model_list, self.optimizer_list)
         self.precision = pick_precision(self.precision, self.device)
         keep_freed_memory(self.device)
-        for model in self.model_list:
-            model.to(self.device)
-            if self.compile:
-                model.compile()
-        self.replicas = replicate(self.model_list, self.device)
+        for model in self.model_list if self.compile else ():
+            model.compile()
+        self.replicas = replicate(self.model_list, self.optimizer_list, self.device, self.strategy)
         self.scaler = grad_scaler(self.precision, self.device)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
         self.lr_scheduler_list = build_schedules(self)
@@ -284,7 +283,6 @@ class Trainer:
             self._save()
         return scores[self.key_metric]
 
-    @torch.inference_mode()
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Mean losses and scores over all samples of `loader`; modes, buffers and random state stay as they were."""
         means = SampleMeans()
@@ -292,7 +290,7 @@ class Trainer:
             score.reset()
         share_buffers(self.model_list)
         bar = records.progress("evaluation", len(loader))
-        with eval_mode(self.model_list), kept_random_state(self.device), bar:
+        with evaluating(self.model_list), kept_random_state(self.device), bar:
             for batch, own, _ in shares_of(loader, iter(loader)):
                 self.stops.check()
                 batch = to_device(batch, self.device)
@@ -300,7 +298,7 @@ class Trainer:
                     means.add(self.loss_per_batch(batch), own)
                     means.add(self.eval_scores_per_batch(batch), own)
                 bar.update()
-        return {**means.means(), **compute(self.set_metrics)}
+            return {**means.means(), **compute(self.set_metrics)}
 
     def test(self) -> dict[str, float]:
         """Mean losses and scores of best.pth on the test set, where there is one; its weights stay in the models."""
@@ -320,10 +318,9 @@ class Trainer:
             self.best_metric, self.best_epoch = dict(scores), self.epoch
             self.save_state(Path(self.ckpt_dir) / "best.pth", optim=False)
 
-    @torch.inference_mode()
     def inference(self, x: Any) -> Any:
         """The network's output for `x`, in eval mode; on the device and in the precision of the run."""
-        with eval_mode(self.model_list), autocast(self.precision, self.device):
+        with evaluating(self.model_list), autocast(self.precision, self.device):
             return self.forward(to_device(x, self.device))
 
     # ---- files ----

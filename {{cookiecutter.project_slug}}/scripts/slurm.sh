@@ -15,7 +15,8 @@
 set -uo pipefail
 
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-1}" --max-restarts 3 \
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-1}" --max-restarts 3 \
     --rdzv-backend c10d --rdzv-endpoint "$host:29400" --rdzv-id "$SLURM_JOB_ID" \
     train.py "$@" &
 training=$!
