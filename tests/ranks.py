@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import torch  # noqa: E402
 from confusion import MacroF1  # noqa: E402
+from engine import command_line  # noqa: E402
 from engine.data import Rows, loaders  # noqa: E402
 from engine.distributed import gather, joined, rank, world_size  # noqa: E402
 from engine.state import collect  # noqa: E402
@@ -123,8 +124,9 @@ def end_of_run(samples: int, batch_size: int, folder: Path, strategy: str) -> di
     }
 
 
-def main(output: str, strategy: str) -> None:
+def main(argv: list[str]) -> None:
     """Writes the ends of all runs to a file of this process, with what every process has that must be the same."""
+    output, strategy = argv
     with joined("cpu"):
         cases = cases_of(strategy)
         ends = [end_of_run(*case, Path(output, "runs", str(number)), strategy) for number, case in enumerate(cases)]
@@ -133,4 +135,4 @@ def main(output: str, strategy: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    command_line(main)

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,14 @@ def test_every_task_trains_in_two_processes(task_type: str, strategy: str, rende
 PAIR = ["--nproc-per-node=2"]
 
 
-def torchrun(project: Path, output: Path, argv: list[str], *options: str, **environment: str) -> subprocess.Popen[Any]:
-    """Starts `torchrun *options train.py *argv`, in a group of its own; it prints into the file."""
-    call = [sys.executable, "-m", "torch.distributed.run", *(options or PAIR), "train.py", *argv]
+def torchrun(
+    project: Path, output: Path, argv: list[str], *options: str, on: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[Any]:
+    """Starts `torchrun *options train.py *argv`, in a group of its own; it prints into the file.
+
+    The words `on` stand before the command.
+    """
+    call = [*on, sys.executable, "-m", "torch.distributed.run", *(options or PAIR), "train.py", *argv]
     with output.open("w") as file:
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"} | environment
         return subprocess.Popen(call, cwd=project, env=env, stdout=file, stderr=file, start_new_session=True)
@@ -214,23 +220,31 @@ def test_a_run_goes_on_with_another_number_of_processes(strategy: str, project: 
 # ---- several machines, each with a torchrun of its own ----
 
 
-def agent(project: Path, output: Path, port: int, nodes: str, argv: list[str], **environment: str) -> Any:
-    """Starts one machine's torchrun, with one process to train, which meets the others at that port."""
-    options = ["--nproc-per-node=1", f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
+def agent(
+    project: Path, output: Path, endpoint: str, argv: list[str], *options: Any, rdzv: str = "", **more: Any
+) -> subprocess.Popen[Any]:
+    """Starts one machine's torchrun, with one process to train, which meets another's, if any, at that place."""
+    options += ("--nproc-per-node=1", "--nnodes=1:2", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}")
     # Seconds until a machine that is silent is taken for lost, and until one begins without those that may still come.
-    options += ["--rdzv-id=test", "--rdzv-conf=last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=2"]
-    return torchrun(project, output, argv, *options, "--max-restarts=3", "--monitor-interval=0.2", **environment)
+    rdzv += "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=2"
+    options += ("--rdzv-id=test", f"--rdzv-conf={rdzv}", "--max-restarts=3", "--monitor-interval=0.2")
+    return torchrun(project, output, argv, *options, FAULT_SLEEP="0.2", **more)
 
 
-def test_a_machine_that_is_cut_off_is_done_without(project: Path, tmp_path: Path) -> None:
-    argv, port = [*FLAGS, "--ckpt_dir", str(tmp_path / "runs")], free_port()
-    stays = agent(project, tmp_path / "stays", port, "1:2", argv, FAULT_SLEEP="0.2")
-    time.sleep(1)  # the first to come has the store at which they meet
-    lost = agent(project, tmp_path / "lost", port, "1:2", argv, FAULT_SLEEP="0.2")
+def await_state(run: subprocess.Popen[Any], output: Path, runs: Path) -> None:
+    """Waits until a run, which prints into the file, has saved its first state."""
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "runs").glob("*/epoch1_step2.pth")):
-        assert time.monotonic() < deadline and stays.poll() is None, (tmp_path / "stays").read_text("utf-8")
+    while not list(runs.glob("*/epoch1_step2.pth")):
+        assert time.monotonic() < deadline and run.poll() is None, output.read_text("utf-8")
         time.sleep(0.1)
+
+
+def test_a_machine_that_dies_is_done_without(project: Path, tmp_path: Path) -> None:
+    argv, endpoint = [*FLAGS, "--ckpt_dir", str(tmp_path / "runs")], f"127.0.0.1:{free_port()}"
+    stays = agent(project, tmp_path / "stays", endpoint, argv)
+    time.sleep(1)  # the first to come has the store at which they meet
+    lost = agent(project, tmp_path / "lost", endpoint, argv)
+    await_state(stays, tmp_path / "stays", tmp_path / "runs")
     workers = children(lost.pid)
     os.killpg(lost.pid, signal.SIGKILL)
     for worker in workers:
@@ -239,6 +253,54 @@ def test_a_machine_that_is_cut_off_is_done_without(project: Path, tmp_path: Path
     lost.wait(10)
     printed = (tmp_path / "stays").read_text("utf-8") + (tmp_path / "lost").read_text("utf-8")
     assert "going on from" in printed
+    assert max(end_of(tmp_path / "runs")["states"]) == "epoch3.pth"
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[list[str]]]:
+    """Two network namespaces with a cable between them, 10.77.0.1 and .2: of each the words before a command there."""
+    inside: list[list[str]] = []
+    with ExitStack() as stack:
+        try:
+            for unshare in (["unshare", "--map-root-user", "--net"], ["unshare", "--net"]):
+                call = [*(inside[-1] if inside else []), *unshare, "sh", "-c", "echo; exec sleep 600"]
+                host = stack.enter_context(subprocess.Popen(call, stdout=subprocess.PIPE, start_new_session=True))
+                stack.callback(kill, host.pid)
+                assert host.stdout and host.stdout.readline()
+                inside.append(["nsenter", f"--target={host.pid}", "--user", "--net", "--preserve-credentials"])
+            cable = f"ip link add cable type veth peer name cable netns {host.pid}"
+            subprocess.run([*inside[0], *cable.split()], check=True)
+            for number, words in enumerate(inside, 1):
+                for what in (f"addr add 10.77.0.{number}/24 dev cable", "link set cable up", "link set lo up"):
+                    subprocess.run([*words, "ip", *what.split()], check=True)
+        except (OSError, AssertionError, subprocess.CalledProcessError):
+            pytest.skip("network namespaces are not permitted here")
+        yield inside
+
+
+def kill(process: int) -> None:
+    """Kills a process, with all of its group, should it still be there."""
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+
+
+def test_a_machine_that_falls_silent_is_done_without(hosts: list[list[str]], project: Path, tmp_path: Path) -> None:
+    """Its network is cut: nothing tells the other, which gives up waiting after --sync_timeout."""
+    argv = [*FLAGS, "--sync_timeout", "0.2", "--ckpt_dir", str(tmp_path / "runs")]
+    outputs, runs = [tmp_path / "stays", tmp_path / "lost"], []
+    with ExitStack() as stack:
+        for number, (output, on) in enumerate(zip(outputs, hosts, strict=True), 1):
+            rdzv, address = f"is_host={2 - number},", f"--local-addr=10.77.0.{number}"
+            place: dict[str, Any] = {"rdzv": rdzv, "on": on, "GLOO_SOCKET_IFNAME": "cable"}
+            run = stack.enter_context(agent(project, output, "10.77.0.1:29400", argv, address, **place))
+            stack.callback(kill, run.pid)
+            runs.append(run)
+        await_state(runs[0], outputs[0], tmp_path / "runs")
+        for worker in children(runs[1].pid):
+            stack.callback(kill, worker)
+        subprocess.run([*hosts[1], "ip", "link", "set", "cable", "down"], check=True)
+        assert runs[0].wait(120) == 0, outputs[0].read_text("utf-8")
+    assert "going on from" in outputs[0].read_text("utf-8")
     assert max(end_of(tmp_path / "runs")["states"]) == "epoch3.pth"
 
 

@@ -48,6 +48,7 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where the hardware has it, else fp32
     strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes: each holds all weights, or a piece of each
+    sync_timeout: float = 30.0  # minutes that a process waits for the others before it takes them for lost
     compile: bool = False  # compile the parts with torch.compile: slow to start, then faster on a GPU
     log_per_step: int = 50  # updates between two points of the TensorBoard curves
     save_per_epochs: int = 1  # epochs between two saved states
@@ -71,15 +72,14 @@ class Config:
 
 # What a resumed run may change. All else would make it another run than the one that it continues.
 MAY_CHANGE = {
-    "epochs", "lr", "eta_min", "step_size", "gamma", "patience", "ckpt_dir", "resume", "device", "strategy", "compile",
-    "workers",
-    "log_per_step", "save_per_epochs", "save_per_steps", "keep_last", "patience_stop", "histograms", "model_info",
+    "epochs", "lr", "eta_min", "step_size", "gamma", "patience", "ckpt_dir", "resume", "device", "strategy",
+    "sync_timeout", "compile", "workers", "log_per_step", "save_per_epochs", "save_per_steps", "keep_last", "patience_stop", "histograms", "model_info",
     "smoke",
 }  # fmt: skip
 
 
 # No number is negative; besides, these are above 0, and those that are a part of something are below 1.
-ABOVE_0 = {"batch_size", "epochs", "gamma", "lr", "val_fraction", "width"}
+ABOVE_0 = {"batch_size", "epochs", "gamma", "lr", "sync_timeout", "val_fraction", "width"}
 PARTS = ("momentum", "_fraction", "_smoothing", "dropout")  # what their names end with
 
 

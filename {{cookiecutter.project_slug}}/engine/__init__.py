@@ -1,7 +1,10 @@
 """The engine: trainer, schedules, checkpoints, logger, data loading. It knows nothing of the task."""
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -16,12 +19,30 @@ def command_line(main: Callable[[list[str]], None]) -> None:
     """Runs a script's `main`; a UserError or a wrong flag (status 1) or Ctrl-C (status 130) ends it with a message."""
     for stream in (sys.stdout, sys.stderr):  # a name that the console cannot show ends nothing
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
+    status: int | str | None = 0
     try:
         main(sys.argv[1:])
     except UserError as error:
-        sys.exit(f"error: {error}")
+        status = f"error: {error}"
     except SystemExit as stop:
-        sys.exit(1 if stop.code == 2 else stop.code)  # 2 is what tyro gives for a wrong flag
+        status = 1 if stop.code == 2 else stop.code  # 2 is what tyro gives for a wrong flag
     except KeyboardInterrupt:
         print("stopped; a run goes on from its last saved state with --resume auto", file=sys.stderr)
-        sys.exit(130)
+        status = 130
+    if "RANK" in os.environ:
+        leave(status)
+    sys.exit(status)
+
+
+def leave(status: int | str | None) -> NoReturn:
+    """Ends one of several processes as sys.exit would, without the end of Python itself.
+
+    A thread of torch.distributed that lets go of a tensor only then would abort (pytorch pull request 179291).
+    """
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # no stream, a full disk, a closed one
+            stream.flush()
+    os._exit(status or 0)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from . import UserError
+from .distributed import world_size
 from .files import replacing, sync_folder
 
 SEAL = b"sha256:"
@@ -64,7 +65,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if not is_intact(path):
         raise UserError(f"checkpoint {path} is damaged or is no checkpoint; use an older one")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=world_size() > 1)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} was not loaded: reading it would run code that it contains") from error
     except RuntimeError as error:

@@ -25,7 +25,6 @@ from .devices import AS_IT_IS, to_device
 from .sharding import shard
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=30)  # for a process that is late; one that has ended is noticed at once, by torchrun too
 
 
 def world_size() -> int:
@@ -44,11 +43,12 @@ def is_main() -> bool:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[None]:
+def joined(device: str, patience: float = 30.0) -> Iterator[None]:
     """Inside, the processes that torchrun has started know each other, and all but rank 0 print nothing.
 
     Args:
         device: as --device has it; each process gets a GPU of its own, unless it is "cpu".
+        patience: minutes after which a process that is late is taken for lost; one that has ended is noticed at once.
 
     Raises:
         UserError: more processes than GPUs, or an accelerator of another kind.
@@ -69,8 +69,8 @@ def joined(device: str) -> Iterator[None]:
 
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     store, number, world = next(rendezvous("env://"))
-    store.set_timeout(PATIENCE)
-    dist.init_process_group(backend, store=meet(store, number, world), rank=number, world_size=world, timeout=PATIENCE)
+    store.set_timeout(timeout := timedelta(minutes=patience))
+    dist.init_process_group(backend, store=meet(store, number, world), rank=number, world_size=world, timeout=timeout)
     with ExitStack() as stack:
         if not is_main():
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
