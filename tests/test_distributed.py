@@ -98,7 +98,7 @@ def test_every_task_trains_in_two_processes(task_type: str, strategy: str, rende
 # ---- runs of train.py ----
 
 
-PAIR = ["--nproc-per-node=2"]
+PAIR = ["--standalone", "--nproc-per-node=2"]
 
 
 def torchrun(

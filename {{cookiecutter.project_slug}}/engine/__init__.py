@@ -20,6 +20,7 @@ def command_line(main: Callable[[list[str]], None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that the console cannot show ends nothing
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
     status: int | str | None = 0
+    one_of_several = "RANK" in os.environ  # started by torchrun
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -29,15 +30,21 @@ def command_line(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("stopped; a run goes on from its last saved state with --resume auto", file=sys.stderr)
         status = 130
-    if "RANK" in os.environ:
+    except Exception as error:
+        if not one_of_several:
+            raise
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 1
+    if one_of_several:
         leave(status)
     sys.exit(status)
 
 
 def leave(status: int | str | None) -> NoReturn:
-    """Ends one of several processes as sys.exit would, without the end of Python itself.
+    """Ends one of several processes as sys.exit would, but at once.
 
-    A thread of torch.distributed that lets go of a tensor only then would abort (pytorch pull request 179291).
+    gloo's threads may still have to let go of a tensor, for which they need Python: when it has ended they abort
+    (pytorch pull request 179291), and a process group that is destroyed can wait for them for ever.
     """
     if isinstance(status, str):
         print(status, file=sys.stderr)

@@ -46,6 +46,8 @@ def is_main() -> bool:
 def joined(device: str, patience: float = 30.0) -> Iterator[None]:
     """Inside, the processes that torchrun has started know each other, and all but rank 0 print nothing.
 
+    They stay connected until they end, which they must do by `engine.leave`.
+
     Args:
         device: as --device has it; each process gets a GPU of its own, unless it is "cpu".
         patience: minutes after which a process that is late is taken for lost; one that has ended is noticed at once.
@@ -75,8 +77,7 @@ def joined(device: str, patience: float = 30.0) -> Iterator[None]:
         if not is_main():
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield
-    dist.barrier()
-    dist.destroy_process_group()  # not after an error: the others may be waiting for what never comes
+    dist.barrier()  # not after an error: the others may be waiting for what never comes
 
 
 def meet(store: Any, number: int, world: int) -> Any:
