@@ -19,7 +19,7 @@ from conftest import render_plainly, write_config  # noqa: E402
 ROUNDS = 3
 BATCH = 256
 FLAGS = ["--data", "synthetic", "--epochs", "6", "--batch_size", str(BATCH), "--save_per_epochs", "6"]
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 def main() -> None:
