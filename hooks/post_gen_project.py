@@ -1,12 +1,15 @@
-"""Trains the smoke epoch of the new project, and says what comes next. Whatever goes wrong, the project stays.
+"""Notes how the project was rendered, trains its smoke epoch and says what comes next. The project always stays.
 
-With TORCH_TEMPLATE_STRICT=1 it fails instead; cookiecutter then removes the project unless --keep-project-on-failure.
+With TORCH_TEMPLATE_STRICT=1 it fails where something goes wrong; cookiecutter then removes the project unless
+--keep-project-on-failure. With TORCH_TEMPLATE_QUIET=1 it trains and says nothing: engine/regenerate.py renders so.
 """
 
+import hashlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,48 @@ from pathlib import Path
 TIME_LIMIT = 120  # seconds for the smoke epoch
 BIN = "Scripts" if os.name == "nt" else "bin"
 PROBE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+
+
+# ---- how it was rendered ----
+
+
+def template_of(answers: dict) -> str:
+    """Where the template is, as cookiecutter can be told it again from another folder."""
+    source = answers.get("_template", "")
+    for base in (os.environ.get("PWD", ""), answers.get("_output_dir", "")):
+        if (place := Path(base, source)).exists() and source:
+            return str(place.absolute())
+    return source
+
+
+def commit_of(repository: str) -> str:
+    """The commit of the template that was rendered; nothing where it is not in git, or has been changed since."""
+    try:
+        top, commit, *changed = [
+            line
+            for words in (["rev-parse", "--show-toplevel", "HEAD"], ["status", "--porcelain"])
+            for line in subprocess.run(
+                ["git", *words], cwd=repository, capture_output=True, text=True, check=True
+            ).stdout.splitlines()
+        ]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
+    return commit if not changed and Path(top) == Path(repository).resolve() else ""
+
+
+def write_lock(answers: dict) -> None:
+    """Writes .cookiecutter.lock: the template, its commit, and what every file looked like, by SHA-256."""
+    lock = Path(".cookiecutter.lock")
+    since = lock.stat().st_mtime_ns if lock.exists() else 0  # pre_gen_project.py has touched it
+    there = (path for path in Path().rglob("*") if path.is_file() and path != lock)
+    files = sorted(path for path in there if path.stat().st_mtime_ns >= since)
+    digests = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    repository = str(Path(os.environ.get("PWD", ""), answers.get("_repo_dir", "")).absolute())
+    content = {"template": template_of(answers), "commit": commit_of(repository), "files": digests}
+    lock.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+# ---- the smoke epoch ----
 
 
 class NotVerifiedError(Exception):
@@ -62,19 +107,36 @@ def new_venv() -> str:
 def smoke_epoch(python: str) -> str:
     """Trains one small epoch; returns the line with the losses and the seconds."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [python, "train.py", "--smoke"]
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=TIME_LIMIT
+        process = subprocess.Popen(
+            [python, "train.py", "--smoke"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that what it has started can be stopped with it
         )
-    except subprocess.TimeoutExpired as error:
-        raise NotVerifiedError(f"the smoke epoch took more than {TIME_LIMIT} s and was stopped") from error
     except OSError as error:
         raise NotVerifiedError(f"{python} cannot be started ({error})") from error
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["no output"]
-    if done.returncode:
+    try:
+        printed, errors = process.communicate(timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired as error:
+        raise NotVerifiedError(f"the smoke epoch took more than {TIME_LIMIT} s and was stopped") from error
+    finally:
+        stop(process)
+    lines = (errors if process.returncode else printed).strip().splitlines() or ["no output"]
+    if process.returncode:
         raise NotVerifiedError(f"the smoke epoch failed ({lines[-1].strip()})")
     return lines[-1]
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Ends a process that still runs, and all that it has started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+        process.wait()
 
 
 def way_to_project() -> str:
@@ -90,12 +152,16 @@ def next_steps(answers: dict, python: str) -> str:
     if answers["smoke_epoch"] == "venv":
         name = str(Path(".venv", BIN, "python"))
     commands = [f"cd {way_to_project()}", f"{name} train.py", f"{name} -m tensorboard.main --logdir check_point"]
-    return "\n".join(["next:", *(f"  {command}" for command in commands)])
+    again = f"other answers later, without losing an edit: {name} -m engine.regenerate lr_scheduler_type=step"
+    return "\n".join(["next:", *(f"  {command}" for command in commands), again])
 
 
 def main(answers: dict) -> int:
     """Verifies the project as the answer smoke_epoch says; the exit status is 0 unless strictness was asked for."""
     slug = answers["project_slug"]
+    write_lock(answers)
+    if os.environ.get("TORCH_TEMPLATE_QUIET") == "1":
+        return 0
     chosen = ("task_type", "num_parts", "lr_scheduler_type", "warm_up_mode")
     print(f"{slug} is ready: " + ", ".join(f"{name}={answers[name]}" for name in chosen), flush=True)
     finish = f"cd {way_to_project()} && python -m pip install . && python train.py --smoke"

@@ -1,15 +1,21 @@
-"""Refuses answers that would give a broken project, before anything is written."""
+"""Refuses, before anything is written, answers that would give a broken project, and to write over what was edited."""
 
+import difflib
+import hashlib
 import json
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+WITH_VALUE = ("-c", "--checkout", "--directory", "-o", "--output-dir", "--config-file", "--replay-file", "--debug-file")
 
 
-def complaint(answers: dict) -> str:
-    """One line on the first answer that cannot be used, or nothing."""
+def bad_text(answers: dict) -> str:
+    """One line on the first answer in free text that cannot be used, or nothing."""
     slug = answers["project_slug"]
     # The rule of package names (PEP 508), since the slug is one in pyproject.toml.
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", slug) or RESERVED_ON_WINDOWS.fullmatch(slug):
@@ -23,12 +29,125 @@ def complaint(answers: dict) -> str:
     return ""
 
 
+# ---- answers that cookiecutter passed over ----
+
+
+def command_line_of(process: int) -> list:
+    """The words with which a process was started; none where the system does not tell."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        pass
+    try:
+        return subprocess.run(
+            ["ps", "-o", "args=", "-p", str(process)], capture_output=True, text=True, check=True
+        ).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def given_answers(words: list) -> tuple:
+    """The answers on a command line of cookiecutter, and those in the file that it names; none of another program's."""
+    start = [number for number, word in enumerate(words[:4]) if Path(word).stem.lower() == "cookiecutter"]
+    typed, in_file, before = {}, {}, ""
+    for word in words[start[0] + 1 :] if start else []:
+        name, equals, value = word.partition("=")
+        if "--config-file" in (before, name if equals else ""):
+            in_file = answers_in(word if before == "--config-file" else value)
+        elif equals and name.isidentifier() and before not in WITH_VALUE:
+            typed[name] = value
+        before = word
+    return typed, in_file
+
+
+def answers_in(file: str) -> dict:
+    """The `default_context` of a settings file of cookiecutter; none where it cannot be read."""
+    try:
+        import yaml  # which cookiecutter itself needs
+
+        path = Path(os.environ.get("PWD", "."), file)
+        context = yaml.safe_load(path.read_text("utf-8"))["default_context"]
+        return {str(name): str(value) for name, value in context.items()}
+    except Exception:  # cookiecutter has read it, so this is a place or a form that is not known here
+        return {}
+
+
+def passed_over(given: dict, answers: dict, questions: dict, likeness: float) -> str:
+    """One line on the first answer that cookiecutter did not use, or nothing.
+
+    A name that is no question's is taken for a misspelt one where it is as like one as that, from 0 to 1.
+    """
+    names = [name for name in answers if not name.startswith("_")]
+    for name, value in given.items():
+        choices = questions.get(name)
+        if isinstance(choices, list) and value not in choices:
+            return f"{name} {value!r} is no choice; choose one of {', '.join(choices)}"
+        if name not in answers and (nearest := difflib.get_close_matches(name, names, n=1, cutoff=likeness)):
+            return f"there is no question {name!r}; did you mean {nearest[0]}? The questions are {', '.join(names)}"
+    return ""
+
+
+# ---- edits that would be written over ----
+
+
+def edited_files(folder: Path) -> list:
+    """The files of a project that are not as they were rendered; all that it has where it is not known how that was."""
+    try:
+        rendered = json.loads((folder / ".cookiecutter.lock").read_text("utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        everything = (path for path in folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(folder).as_posix() for path in everything if ".git" not in path.parts)
+    there = [name for name in rendered if (folder / name).is_file()]
+    return [name for name in there if hashlib.sha256((folder / name).read_bytes()).hexdigest() != rendered[name]]
+
+
+def not_in_git(folder: Path, names: list) -> list:
+    """Those of the files that git could not bring back as they are now."""
+    try:
+        known = subprocess.run(["git", "ls-files", "-z"], cwd=folder, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "diff", "--name-only", "--relative", "-z", "HEAD"],
+            cwd=folder, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return names
+    safe = set(known.stdout.split("\0")) - set(changed.stdout.split("\0"))
+    return [name for name in names if name not in safe]
+
+
+def lost_edits(folder: Path) -> str:
+    """One line on the edits in a project that rendering over it would lose, or nothing."""
+    names = not_in_git(folder, edited_files(folder))
+    if not names:
+        return ""
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return (
+        f"edits in {folder.name} would be lost: {shown}; to keep them run `python -m engine.regenerate NAME=ANSWER` "
+        "there, or commit them first"
+    )
+
+
 def main(answers: dict) -> int:
     """The exit status: 1 stops cookiecutter."""
-    problem = complaint(answers)
+    typed_in = os.environ.get("PWD", "")
+    try:
+        questions = json.loads(Path(typed_in, answers["_repo_dir"], "cookiecutter.json").read_text("utf-8"))
+    except (OSError, KeyError):  # not found from here, or a program that is not cookiecutter
+        questions = {}
+    regenerating = os.environ.get("TORCH_TEMPLATE_QUIET") == "1"  # with answers to questions that may be gone
+    typed, in_file = given_answers([] if regenerating else command_line_of(os.getppid()))
+    problem = (
+        bad_text(answers)
+        or passed_over(typed, answers, questions, 0)
+        or passed_over(in_file, answers, questions, 0.8)  # which may be for many templates
+        or lost_edits(Path.cwd())
+    )
     if problem:
         print(f"error: {problem}", file=sys.stderr)
-    return 1 if problem else 0
+        return 1
+    if any(Path.cwd().iterdir()):  # by its time the other hook tells what is rendered now from what was there
+        Path(".cookiecutter.lock").touch()
+    return 0
 
 
 if __name__ == "__main__":
