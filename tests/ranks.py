@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -127,7 +128,7 @@ def end_of_run(samples: int, batch_size: int, folder: Path, strategy: str) -> di
 def main(argv: list[str]) -> None:
     """Writes the ends of all runs to a file of this process, with what every process has that must be the same."""
     output, strategy = argv
-    with joined("cpu"):
+    with joined(SimpleNamespace(device="cpu", sync_timeout=5)):
         cases = cases_of(strategy)
         ends = [end_of_run(*case, Path(output, "runs", str(number)), strategy) for number, case in enumerate(cases)]
         place = [rank(), world_size(), gather(rank())]

@@ -73,8 +73,8 @@ class Config:
 # What a resumed run may change. All else would make it another run than the one that it continues.
 MAY_CHANGE = {
     "epochs", "lr", "eta_min", "step_size", "gamma", "patience", "ckpt_dir", "resume", "device", "strategy",
-    "sync_timeout", "compile", "workers", "log_per_step", "save_per_epochs", "save_per_steps", "keep_last", "patience_stop", "histograms", "model_info",
-    "smoke",
+    "sync_timeout", "compile", "workers", "log_per_step", "save_per_epochs", "save_per_steps", "keep_last",
+    "patience_stop", "histograms", "model_info", "smoke",
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ def train(argv: list[str]) -> None:
     from engine.records import first_record, open_writer, smoke_line
     from task import Task
 
-    with joined(config.device, config.sync_timeout), TemporaryDirectory() if config.smoke else nullcontext(config.ckpt_dir) as root:
+    with joined(config), TemporaryDirectory() if config.smoke else nullcontext(config.ckpt_dir) as root:
         if state := from_main(find_state, config.resume, root):
             config, changed = resumed_config(argv, state.parent)
         run_dir = state.parent if state else from_main(new_run_dir, root)

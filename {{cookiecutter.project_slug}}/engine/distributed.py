@@ -43,14 +43,14 @@ def is_main() -> bool:
 
 
 @contextmanager
-def joined(device: str, patience: float = 30.0) -> Iterator[None]:
+def joined(settings: Any) -> Iterator[None]:
     """Inside, the processes that torchrun has started know each other, and all but rank 0 print nothing.
 
     They stay connected until they end, which they must do by `engine.leave`.
 
     Args:
-        device: as --device has it; each process gets a GPU of its own, unless it is "cpu".
-        patience: minutes after which a process that is late is taken for lost; one that has ended is noticed at once.
+        settings: `device`, where each process gets a GPU of its own unless it is "cpu", and `sync_timeout`, the minutes
+            after which a process that is late is taken for lost; one that has ended is noticed at once.
 
     Raises:
         UserError: more processes than GPUs, or an accelerator of another kind.
@@ -58,20 +58,20 @@ def joined(device: str, patience: float = 30.0) -> Iterator[None]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield
         return
-    on_gpu = device != "cpu" and torch.cuda.is_available()
+    on_gpu = settings.device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if local >= gpus:
             raise UserError(f"process {local} of this host has no GPU; set --nproc-per-node to {gpus}, or --device cpu")
         torch.cuda.set_device(local)
-    elif device != "cpu" and torch.accelerator.is_available():
+    elif settings.device != "cpu" and torch.accelerator.is_available():
         raise UserError("several processes train on GPUs of NVIDIA or AMD, or on CPUs; give --device cpu")
     # What lies on the CPU, as stops and scores do, never waits for a GPU.
     from torch.distributed.rendezvous import rendezvous  # here, since builds of torch without it train alone
 
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     store, number, world = next(rendezvous("env://"))
-    store.set_timeout(timeout := timedelta(minutes=patience))
+    store.set_timeout(timeout := timedelta(minutes=settings.sync_timeout))
     dist.init_process_group(backend, store=meet(store, number, world), rank=number, world_size=world, timeout=timeout)
     with ExitStack() as stack:
         if not is_main():

@@ -72,7 +72,8 @@ class SampleMeans:
             value = value.detach() if torch.is_tensor(value) else torch.as_tensor(value)
             if value.dim():
                 if value.numel() != 1:
-                    raise UserError(f"{name!r} has shape {tuple(value.shape)}: return its mean over the batch, a scalar")
+                    shape = tuple(value.shape)
+                    raise UserError(f"{name!r} has shape {shape}: return its mean over the batch, a scalar")
                 value = value.reshape(())
             unread = self.unread.setdefault(name, [])
             unread.append((value, samples, update))
