@@ -18,10 +18,12 @@ import pytest
 import torch
 from conftest import QUESTIONS, Render
 from engine import UserError
+from engine.sharding import shard
 from engine.shares import Batches, cut
 from faults import BASE, differences, end_of
 from ranks import cases_of, end_of_run, end_ranks, free_port, run_ranks, said, start_ranks
 from scripts import run_script
+from torch import nn
 
 HERE = Path(__file__).parent
 
@@ -357,3 +359,13 @@ def test_what_cannot_be_divided_ends_with_a_line(project: Path, tmp_path: Path) 
         processes = start_ranks(project, argv, tmp_path, 2)
         assert end_ranks(processes, tmp_path) == [1, 1]
         assert all(text.splitlines()[-1].startswith(line) for text in said(tmp_path, 2)), said(tmp_path, 2)
+
+
+def test_weights_that_cannot_be_divided_are_refused() -> None:
+    tied, scalar = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Module()
+    tied[1].weight = tied[0].weight
+    scalar.scale = nn.Parameter(torch.tensor(1.0))
+    cases: list[list[nn.Module]] = [[tied], [scalar], [tied[0], tied[1]]]
+    for parts in cases:
+        with pytest.raises(UserError, match="fsdp divides neither weights that two layers share nor single numbers"):
+            shard(parts, [], torch.device("cpu"), 2)

@@ -133,12 +133,8 @@ def replicate(
 
 def training_together(trainer: Any, last: bool) -> AbstractContextManager[None]:
     """Inside, the trainer's parts are its replicas; gradients are exchanged in the backward pass of the last batch."""
-    if trainer.replicas is not trainer.model_list:
-        return _as_replicas(trainer, last)
-    if trainer.strategy == "fsdp":
-        for model in trainer.model_list:
-            getattr(model, "set_requires_gradient_sync", bool)(last)
-    return AS_IT_IS
+    # Divided parts, which are no replicas, exchange after every batch: until then each process would hold whole ones.
+    return AS_IT_IS if trainer.replicas is trainer.model_list else _as_replicas(trainer, last)
 
 
 @contextmanager

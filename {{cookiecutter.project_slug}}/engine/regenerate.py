@@ -125,7 +125,7 @@ def render(place: str, commit: str, answers: dict[str, str], folder: Path) -> Pa
         raise UserError("git is not installed; merging needs it")
     folder.mkdir()
     settings, out = folder / "settings.yaml", folder / "out"
-    settings.write_text(f"cookiecutters_dir: {json.dumps(str(folder))}\nreplay_dir: {json.dumps(str(folder))}\n", "utf-8")
+    settings.write_text(json.dumps({"cookiecutters_dir": str(folder), "replay_dir": str(folder)}), "utf-8")  # is YAML
     options = ["--no-input", "-o", str(out), "--config-file", str(settings)]
     if commit and Path(place).is_dir():  # of which cookiecutter would take what is there now
         clone = folder / "template"

@@ -21,8 +21,11 @@ def shard(model_list: list[nn.Module], optimizer_list: list[Optimizer], device: 
     """Divides the parts, each in layers that are gathered one by one, and gives the optimizers the pieces.
 
     Raises:
-        UserError: an optimizer that needs whole weights, or a torch that cannot do this on CPUs.
+        UserError: an optimizer that needs whole weights, weights that cannot be divided, or a torch that cannot do it.
     """
+    before = [weight for model in model_list for _, weight in model.named_parameters(remove_duplicate=False)]
+    if len(set(before)) < len(before) or not all(weight.dim() for weight in before):
+        raise UserError("fsdp divides neither weights that two layers share nor single numbers; set --strategy to ddp")
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh  # here, since their import takes long
     from torch.distributed.fsdp import fully_shard
@@ -36,13 +39,12 @@ def shard(model_list: list[nn.Module], optimizer_list: list[Optimizer], device: 
     if mean != 1:
         raise UserError(f"torch {torch.__version__} cannot do --strategy fsdp on this device; update torch")
     mesh = init_device_mesh(device.type, (world,))
-    before = [parameter for model in model_list for parameter in model.parameters()]
     for parameter in before:
         parameter.data = parameter.data.contiguous()  # channels last cannot be divided
     for model in model_list:
         for layer in layers_of(model):
             fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)  # else it would be whole between updates
     after = [parameter for model in model_list for parameter in model.parameters()]
     pieces = dict(zip(before, after, strict=True))
     for group in (group for optimizer in optimizer_list for group in optimizer.param_groups):
