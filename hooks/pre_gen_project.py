@@ -14,7 +14,7 @@ NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\u
 WITH_VALUE = ("-c", "--checkout", "--directory", "-o", "--output-dir", "--config-file", "--replay-file", "--debug-file")
 
 
-def bad_text(answers: dict) -> str:
+def complaint(answers: dict) -> str:
     """One line on the first answer in free text that cannot be used, or nothing."""
     slug = answers["project_slug"]
     # The rule of package names (PEP 508), since the slug is one in pyproject.toml.
@@ -137,7 +137,7 @@ def main(answers: dict) -> int:
     regenerating = os.environ.get("TORCH_TEMPLATE_QUIET") == "1"  # with answers to questions that may be gone
     typed, in_file = given_answers([] if regenerating else command_line_of(os.getppid()))
     problem = (
-        bad_text(answers)
+        complaint(answers)
         or passed_over(typed, answers, questions, 0)
         or passed_over(in_file, answers, questions, 0.8)  # which may be for many templates
         or lost_edits(Path.cwd())

@@ -218,8 +218,8 @@ def merge_lines(here: bytes, was: bytes, becomes: bytes) -> tuple[bytes, bool]:
         names = ("here", "was", "becomes")
         for name, text in zip(names, (here, was, becomes), strict=True):
             Path(folder, name).write_bytes(text)
-        labels = ("-L", "your edits", "-L", "as it was rendered", "-L", "the new answers")
-        done = subprocess.run(["git", "merge-file", "-p", *labels, *names], cwd=folder, capture_output=True)
+        titles = ("-L", "your edits", "-L", "as it was rendered", "-L", "the new answers")
+        done = subprocess.run(["git", "merge-file", "-p", *titles, *names], cwd=folder, capture_output=True)
     if done.returncode > 127 or done.returncode < 0:  # its number of conflicts is at most that
         raise UserError(f"git merge-file failed: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout, done.returncode > 0
