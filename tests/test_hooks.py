@@ -189,7 +189,8 @@ def test_the_active_environment_comes_first(post_gen: ModuleType) -> None:
     assert found[-1] == sys.executable
 
 
-def test_skipping_says_how_to_verify(post_gen: ModuleType, capsys: Any) -> None:
+def test_skipping_says_how_to_verify(tmp_path: Path, post_gen: ModuleType, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
     assert post_gen.main({**ANSWERS, "smoke_epoch": "skip"}) == 0
     assert "not verified, as you asked" in capsys.readouterr().out
 
