@@ -1,4 +1,4 @@
-"""Times the demo's updates in one process and in two on this machine's CPUs, and prints what they exchange.
+"""Times the demo's updates in one process and in two on this machine's CPUs, and what they would send by formula.
 
 Two processes share the cores that the one has alone, so what they take longer is what training together costs.
 """
@@ -48,7 +48,7 @@ def main() -> None:
             found[name].append(median(seconds[1:]) / updates)
     first = found[next(iter(found))]
     print(f"{weights:,} weights, {BATCH} images per update, {threads} cores\n")
-    print("| | ms per update | ratio | MB sent per process and update |\n|---|---|---|---|")
+    print("| | ms per update | ratio | MB sent, by the formulas below |\n|---|---|---|---|")
     for name, times in found.items():
         ratio = median(time / base for time, base in zip(times, first, strict=True))
         # A ring of N processes sends each tensor 2 (N - 1) / N times, with fsdp 3 (N - 1) / N times: docs/scaling.md.

@@ -110,7 +110,8 @@ def end_of_run(samples: int, batch_size: int, folder: Path, strategy: str) -> di
     settings |= {"save_per_epochs": 9, "log_per_step": 2, "strategy": strategy}
     trainer = Uneven(folder, samples, batch_size, samples % 5 == 0, **settings)
     trainer.fit(2)
-    end = gather(collect(trainer, optim=True))[0]  # rank 0 alone has the whole of divided weights
+    end = collect(trainer, optim=True)
+    end = gather(end)[0] if strategy == "fsdp" else end  # rank 0 alone has the whole of divided weights
     best = torch.load(folder / "best.pth")
     return {
         "weights": [value.flatten().tolist() for name in ("model0", "model1") for value in end[name].values()],

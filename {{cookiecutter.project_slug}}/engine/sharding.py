@@ -41,10 +41,11 @@ def shard(model_list: list[nn.Module], optimizer_list: list[Optimizer], device: 
     mesh = init_device_mesh(device.type, (world,))
     for parameter in before:
         parameter.data = parameter.data.contiguous()  # channels last cannot be divided
-    for model in model_list:
-        for layer in layers_of(model):
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh, reshard_after_forward=True)  # else it would be whole between updates
+    for layer in (layer for model in model_list for layer in (*layers_of(model), model)):
+        own = [parameter for parameter in layer.parameters() if not is_divided(parameter)]
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)  # also a part, which would stay whole between updates
+        for parameter in own:  # or the device would hold all of them whole at once
+            parameter.data = parameter.data.new_empty(0)
     after = [parameter for model in model_list for parameter in model.parameters()]
     pieces = dict(zip(before, after, strict=True))
     for group in (group for optimizer in optimizer_list for group in optimizer.param_groups):
