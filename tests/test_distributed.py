@@ -47,12 +47,11 @@ def far(one: Any, other: Any, where: str = "") -> list[str]:
 
 # gloo of torch 2.6 cannot do it, and nothing before this version was tried.
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14)
-FSDP = pytest.param("fsdp", marks=pytest.mark.skipif(OLD, reason="fsdp on CPUs needs a newer torch"))
+NEW_TORCH = pytest.mark.skipif(OLD, reason="fsdp on CPUs needs a newer torch")
+FSDP = pytest.param("fsdp", marks=NEW_TORCH)
 
 
-@pytest.mark.parametrize(
-    ("world", "strategy"), [(2, "ddp"), (3, "ddp"), pytest.param(2, *FSDP.values, marks=FSDP.marks)]
-)
+@pytest.mark.parametrize(("world", "strategy"), [(2, "ddp"), (3, "ddp"), pytest.param(2, "fsdp", marks=NEW_TORCH)])
 def test_weights_losses_and_scores_are_those_of_one_process(world: int, strategy: str, tmp_path: Path) -> None:
     run_ranks(tmp_path, [str(HERE / "ranks.py"), str(tmp_path), strategy], tmp_path, world)
     files = [json.loads((tmp_path / f"ends{rank}.json").read_text()) for rank in range(world)]
@@ -346,7 +345,7 @@ def test_slurm_sends_a_run_that_has_to_stop_back_to_the_queue_and_it_goes_on(
     assert differences(there["states"]["epoch3.pth"], here["states"]["epoch3.pth"]) == []
 
 
-@pytest.mark.skipif(OLD, reason="fsdp on CPUs needs a newer torch")
+@NEW_TORCH
 def test_a_killed_process_of_divided_weights_is_replaced_too(project: Path, tmp_path: Path) -> None:
     flags = ["--strategy", "fsdp", "--optimizer", "adamw", "--histograms", "--ckpt_dir"]
     run_ranks(project, ["train.py", *FLAGS, *flags, str(tmp_path / "whole")], tmp_path / "output", 2)
@@ -354,8 +353,8 @@ def test_a_killed_process_of_divided_weights_is_replaced_too(project: Path, tmp_
         project, tmp_path / "killed.txt", [*FLAGS, *flags, str(tmp_path / "killed")], *PAIR, "--max-restarts=1",
         FAULT_SEND="1:9:9",
     )  # fmt: skip
-    printed = [run.wait(120), (tmp_path / "killed.txt").read_text("utf-8")]
-    assert printed[0] == 0 and "epoch2_step8.pth: epoch 2, update 8" in printed[1], printed
+    status, printed = run.wait(120), (tmp_path / "killed.txt").read_text("utf-8")
+    assert status == 0 and "epoch2_step8.pth: epoch 2, update 8" in printed, printed
     assert differences(end_of(tmp_path / "whole"), end_of(tmp_path / "killed")) == []
 
 
