@@ -33,17 +33,17 @@ def template_of(answers: dict) -> str:
 
 def commit_of(repository: str) -> str:
     """The commit of the template that was rendered; nothing where it is not in git, or has been changed since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=repository, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        top, commit, *changed = [
-            line
-            for words in (["rev-parse", "--show-toplevel", "HEAD"], ["status", "--porcelain"])
-            for line in subprocess.run(
-                ["git", *words], cwd=repository, capture_output=True, text=True, check=True
-            ).stdout.splitlines()
-        ]
-    except (OSError, ValueError, subprocess.SubprocessError):
+        as_committed = Path(git("rev-parse", "--show-toplevel")) == Path(repository).resolve()
+        return git("rev-parse", "HEAD") if as_committed and not git("status", "--porcelain") else ""
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return commit if not changed and Path(top) == Path(repository).resolve() else ""
 
 
 def write_lock(answers: dict) -> None:
@@ -159,7 +159,10 @@ def next_steps(answers: dict, python: str) -> str:
 def main(answers: dict) -> int:
     """Verifies the project as the answer smoke_epoch says; the exit status is 0 unless strictness was asked for."""
     slug = answers["project_slug"]
-    write_lock(answers)
+    try:
+        write_lock(answers)
+    except OSError as error:
+        print(f".cookiecutter.lock was not written ({error}): engine.regenerate will ask for --template")
     if os.environ.get("TORCH_TEMPLATE_QUIET") == "1":
         return 0
     chosen = ("task_type", "num_parts", "lr_scheduler_type", "warm_up_mode")

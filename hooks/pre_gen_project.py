@@ -103,15 +103,15 @@ def edited_files(folder: Path) -> list:
 
 def not_in_git(folder: Path, names: list) -> list:
     """Those of the files that git could not bring back as they are now."""
+
+    def listed(*words: str) -> set:
+        done = subprocess.run(["git", *words, "-z"], cwd=folder, capture_output=True, text=True, check=True)
+        return set(done.stdout.split("\0"))
+
     try:
-        known = subprocess.run(["git", "ls-files", "-z"], cwd=folder, capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            ["git", "diff", "--name-only", "--relative", "-z", "HEAD"],
-            cwd=folder, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        safe = listed("ls-files") - listed("diff", "--name-only", "--relative", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return names
-    safe = set(known.stdout.split("\0")) - set(changed.stdout.split("\0"))
     return [name for name in names if name not in safe]
 
 

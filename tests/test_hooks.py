@@ -195,6 +195,15 @@ def test_skipping_says_how_to_verify(tmp_path: Path, post_gen: ModuleType, monke
     assert "not verified, as you asked" in capsys.readouterr().out
 
 
+def test_a_lock_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, post_gen: ModuleType, monkeypatch: Any, capsys: Any
+) -> None:
+    (tmp_path / ".cookiecutter.lock").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert post_gen.main({**ANSWERS, "smoke_epoch": "skip"}) == 0
+    assert ".cookiecutter.lock was not written" in capsys.readouterr().out
+
+
 def test_a_venv_that_cannot_be_made_is_explained(
     tmp_path: Path, post_gen: ModuleType, monkeypatch: Any, capsys: Any
 ) -> None:
