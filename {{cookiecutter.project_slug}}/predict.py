@@ -31,6 +31,7 @@ def predict(arguments: Arguments) -> None:
         raise UserError(f"--output {arguments.output} is one of the inputs; give it another name")
     from engine import checkpoint
     from engine.devices import pick_device
+    from engine.report import print_table
     from engine.state import check_task, num_parts
     from engine.trainer import Trainer
     from task import build_model_list, read_inputs, to_rows
@@ -66,14 +67,6 @@ def write_table(rows: list[dict[str, str]], path: Path, new: bool) -> None:
         if new:
             writer.writeheader()
         writer.writerows(rows)
-
-
-def print_table(rows: list[dict[str, str]], header: bool) -> None:
-    """Prints rows in columns."""
-    lines = [list(rows[0])] * header + [list(row.values()) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def main(argv: list[str]) -> None:

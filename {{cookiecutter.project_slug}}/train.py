@@ -3,6 +3,7 @@
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import asdict
 from tempfile import TemporaryDirectory
 
 sys.dont_write_bytecode |= "--smoke" in sys.argv  # a smoke run leaves no trace, not even compiled files
@@ -13,10 +14,10 @@ from engine import command_line  # noqa: E402
 def train(argv: list[str]) -> None:
     """Parses the flags, builds the task, resumes where asked, trains, tests."""
     began, config, changed = time.perf_counter(), parse_config(argv), set[str]()
-    from engine.checkpoint import find_state, new_run_dir  # after the flags: importing torch takes seconds
+    from engine import lr_curve, records, report  # after the flags: importing torch takes seconds
+    from engine.checkpoint import find_state, new_run_dir
     from engine.distributed import from_main, is_main, joined
     from engine.logger import Logger
-    from engine.records import first_record, open_writer, smoke_line
     from task import Task
 
     with joined(config), TemporaryDirectory() if config.smoke else nullcontext(config.ckpt_dir) as root:
@@ -34,16 +35,15 @@ def train(argv: list[str]) -> None:
                     trainer.change_lr(config.lr_per_part())
                     trainer.save_state(state)  # before the settings: a restart of this restart finds the new rates
             from_main(save_config, config, run_dir)
-            with open_writer(run_dir / "runs", first_record(trainer)) as trainer.writer:
+            lr_curve.save_lr(trainer)
+            with records.open_writer(run_dir / "runs", records.first_record(trainer)) as trainer.writer:
                 if config.model_info:
                     trainer.get_model_info(trainer.example_input())
                 trainer.fit(config.epochs)
-            trainer.print_best_metrics()
-            trainer.print_final_lr()
-            trainer.test()
-            print(f"files: {run_dir}; curves: python -m tensorboard.main --logdir {root}")
-        if config.smoke:
-            print(smoke_line(trainer, time.perf_counter() - began))
+                trainer.print_best_metrics()
+                trainer.print_final_lr()
+                records.record_result(trainer, asdict(config), trainer.test())
+            print(report.end_lines(trainer, time.perf_counter() - began, config.smoke))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""The loss and the scores of classes of pixels."""
+"""The loss and the scores of classes of pixels, and pictures of these."""
+
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from confusion import ConfusionScore
+from engine.figures import new_figure
 
 
 class PixelCrossEntropy(nn.Module):
@@ -33,3 +36,20 @@ class PixelAccuracy(ConfusionScore):
     def compute(self) -> Tensor:
         hits, sizes = self.hits_and_sizes()
         return 2 * hits.sum() / sizes.sum()
+
+
+def draw_masks(images: Tensor, true: Tensor, predicted: Tensor, num_classes: int) -> Any:
+    """The first four images, bytes (N, 3, H, W), with the true and the predicted mask over them, both (N, H, W)."""
+    rows = min(4, len(images))
+    figure, axes = new_figure(3, rows, 8, 2.6 * rows)
+    colors = {"cmap": "tab10", "vmin": 0, "vmax": max(9, num_classes - 1), "interpolation": "nearest"}
+    for of_row, image, *masks in zip(axes, images[:rows].cpu(), true[:rows].cpu(), predicted[:rows].cpu(), strict=True):
+        for axis in of_row:
+            axis.axis("off")
+            axis.imshow(image.permute(1, 2, 0).numpy())
+        for axis, mask in zip(of_row[1:], masks, strict=True):
+            shown = mask.float().where(mask < num_classes, float("nan"))  # what does not count stays the bare image
+            axis.imshow(shown.numpy(), alpha=0.5, **colors)
+    for axis, title in zip(axes[0], ("image", "true mask", "predicted mask"), strict=True):
+        axis.set_title(title)
+    return figure

@@ -15,6 +15,7 @@ from engine.network import Fp32Linear, merge_stages
 from engine.optimizers import build_optimizers
 from engine.seeding import epoch_generator, seed_everything
 from engine.trainer import Trainer
+from grids import draw_grid
 from images import find_images
 from label_scores import F1, MeanAveragePrecision
 from squares import AugmentedRows, SquareFiles, check_size, image_meta, read_splits, read_squares
@@ -40,6 +41,19 @@ class Task(Trainer):
         self.criterion = nn.BCEWithLogitsLoss()
         self.key_metric, self.key_mode = "map", "max"
         self.set_metrics = {"map": MeanAveragePrecision(), "f1_micro": F1(micro=True), "f1_macro": F1(micro=False)}
+
+    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
+        """Images of a batch under the labels that were predicted."""
+        x, y = batch
+        predicted, true = (self.names_of(there) for there in (pred > 0, y > 0.5))
+        pairs = list(zip(predicted, true, strict=True))
+        titles = [names if names == truth else f"{names}; not {truth}" for names, truth in pairs]
+        return {"predictions": draw_grid(x, titles, [names == truth for names, truth in pairs])}
+
+    def names_of(self, there: Tensor) -> list[str]:
+        """The labels that are there, by image, from booleans (B, L)."""
+        names = [[name for name, it_is in zip(self.meta["labels"], row, strict=True) if it_is] for row in there]
+        return [", ".join(of_image) or "none" for of_image in names]
 
 
 # ---- network ----

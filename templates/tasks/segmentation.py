@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from config import Config
+from confusion import draw_confusion
 from engine import UserError
 from engine.data import Rows, choose_rows, loaders
 from engine.network import merge_stages
@@ -18,7 +19,7 @@ from engine.seeding import epoch_generator, seed_everything
 from engine.trainer import Trainer
 from images import FITS_INTO_MEMORY, find_images, opened, upright_size
 from pairs import Crops, PairFiles, Pairs, by_stem, check_all, find_pairs, read_all, read_image, scaled_size, usual_size
-from pixels import MeanIoU, PixelAccuracy, PixelCrossEntropy
+from pixels import MeanIoU, PixelAccuracy, PixelCrossEntropy, draw_masks
 from unet import Body, Decoder, Encoder
 
 
@@ -40,6 +41,14 @@ class Task(Trainer):
         self.key_metric, self.key_mode = "miou", "max"
         counted = (len(self.meta["classes"]), config.ignore_index)
         self.set_metrics = {"miou": MeanIoU(*counted), "pixel_acc": PixelAccuracy(*counted)}
+
+    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
+        """Masks over images of a batch, and how often pixels of each class are taken for which."""
+        (x, y), classes = batch, self.meta["classes"]
+        return {
+            "predictions": draw_masks(x, y, pred.argmax(1), len(classes)),
+            "confusion": draw_confusion(self.set_metrics["miou"].confusion, classes),  # type: ignore[attr-defined]
+        }
 
 
 # ---- network ----

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Config
-from confusion import MacroF1
+from confusion import MacroF1, draw_confusion
 from engine import UserError
 from engine.data import Rows, choose_rows, loaders
 from engine.network import merge_stages
@@ -42,6 +42,11 @@ class Task(Trainer):
     def metric(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Part of the texts whose class has the largest of the logits (B, classes)."""
         return {"acc": (pred.argmax(1) == y).float().mean()}
+
+    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
+        """How often each class is taken for which, in the whole evaluation."""
+        confusion = self.set_metrics["f1"].confusion  # type: ignore[attr-defined]
+        return {"confusion": draw_confusion(confusion, self.meta["classes"])}
 
 
 # ---- network ----

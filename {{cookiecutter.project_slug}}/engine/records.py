@@ -1,16 +1,14 @@
-"""What a run shows while it trains: TensorBoard, progress bars, the line per epoch. log.txt is in logger.py."""
+"""What a run leaves in TensorBoard. What it prints is in report.py, what it draws in figures.py."""
 
-import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from .distributed import is_main
 from .sharding import whole
@@ -87,11 +85,53 @@ def record_scalars(writer: Any, step: int, values: Mapping[str, float]) -> None:
         writer.add_scalar(tag, value, step)
 
 
-def record_epoch(writer: Any, train_loss: float, scores: Mapping[str, float], step: int) -> None:
-    """Both mean losses of an epoch on one chart, and every score by name."""
+class Speed:
+    """Samples per second since it was last read."""
+
+    def __init__(self) -> None:
+        self.samples = 0.0
+        self.began = time.perf_counter()
+
+    def read(self) -> float:
+        """The speed; counting begins anew."""
+        samples, began = self.samples, self.began
+        self.__init__()  # type: ignore[misc]
+        return samples / max(self.began - began, 1e-9)
+
+
+def record_point(trainer: Any) -> float:
+    """Records what came since the last log point; returns the samples per second.
+
+    Mean losses, the rates and the gradient's norm of the update just made.
+    """
+    trainer.losses.check()
+    losses = trainer.losses.close_window()
+    trainer.logged_losses.append(losses["loss"])
+    # The very first loss is far above all others and would flatten the curve.
+    shown = {f"train/{name}": value for name, value in losses.items() if trainer.global_step > 1}
+    shown |= rates_by_name(trainer.optimizer_list) | {"train/grad_norm": trainer.grad_norm.item()}
+    trainer.last_point = trainer.global_step, shown
+    record_scalars(trainer.writer, *trainer.last_point)
+    speed = trainer.speed.read()
+    trainer.writer.add_scalar("speed/samples_per_second", speed, trainer.global_step)
+    return float(speed)
+
+
+def record_epoch(writer: Any, train_loss: float, scores: Mapping[str, float], seconds: float, step: int) -> None:
+    """Both mean losses of an epoch on one chart, every score by name, and how long it took."""
     writer.add_scalars("loss_per_epoch", {"train": train_loss, "eval": scores["loss"]}, step)
     record_scalars(writer, step, {f"eval/{name}": value for name, value in scores.items()})
+    writer.add_scalar("speed/seconds_per_epoch", seconds, step)
     writer.flush()
+
+
+def record_result(trainer: Any, settings: Mapping[str, Any], test_scores: Mapping[str, float]) -> None:
+    """The settings of a run and what came of it, for TensorBoard's table of runs (HParams): the last record."""
+    scores = {f"best/{name}": value for name, value in trainer.best_metric.items()}
+    scores |= {f"test/{name}": value for name, value in test_scores.items()}
+    plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()}
+    trainer.writer.flush()  # the table has a file of its own, after which TensorBoard reads no more of this one
+    trainer.writer.add_hparams(plain, scores, run_name=".", global_step=trainer.global_step)
 
 
 def record_histograms(writer: Any, model_list: list[nn.Module], step: int) -> None:
@@ -112,56 +152,3 @@ def rates_by_name(optimizer_list: list[Optimizer]) -> dict[str, float]:
         rates[f"lr/part{part}"] = first
         rates |= {f"lr/part{part}_group{number}": lr for number, lr in enumerate(others, 1) if lr != first}
     return rates
-
-
-def progress(what: str, total: int, done: int = 0) -> Any:
-    """A bar of `total` steps, some of them done, on the terminal's stderr; none in a pipe, and never in log.txt."""
-    terminal = sys.__stderr__
-    quiet = terminal is None or not terminal.isatty() or not is_main()
-    return tqdm(total=total, initial=done, desc=what, file=terminal, disable=quiet, leave=False, dynamic_ncols=True)
-
-
-def start_line(trainer: Any) -> str:
-    """Where and how a run computes, and the number of weights of each part."""
-    weights = [list(model.parameters()) for model in trainer.model_list]
-    filters = [p for part in weights for p in part if p.dim() == 4]
-    last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in filters)
-    threads = f", threads {torch.get_num_threads()}" if trainer.device.type == "cpu" else ""
-    parts = " + ".join(f"{sum(p.numel() for p in part):,}" for part in weights)
-    layout = ", channels last" if last else ""
-    return f"device {trainer.device}{threads}, precision {trainer.precision}{layout}, parameters {parts}"
-
-
-def epoch_line(trainer: Any, train_loss: float, scores: Mapping[str, float], seconds: float) -> str:
-    """What an epoch came to, in a line."""
-    values = {"train loss": train_loss, "eval loss": scores["loss"]}
-    values |= {name: value for name, value in scores.items() if name != "loss"}
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-    lrs = ", ".join(f"{lr:.3g}" for lr in rates_by_name(trainer.optimizer_list).values())
-    best = "  best" if trainer.best_epoch == trainer.epoch else ""
-    return f"epoch {trainer.epoch}/{trainer.epochs}  {shown}  next lr {lrs}  {seconds:.1f} s{best}"
-
-
-def smoke_line(trainer: Any, seconds: float) -> str:
-    """What a smoke epoch came to, in a line."""
-    losses = trainer.logged_losses
-    return f"smoke epoch: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {seconds:.1f} s"
-
-
-def print_best(trainer: Any) -> None:
-    """The scores of the best epoch, and the best value that each score reached in any."""
-    if not trainer.best_metric:
-        print(f"no epoch is the best: {trainer.key_metric} was no number in any, and there is no best.pth")
-        return
-    print(f"best epoch {trainer.best_epoch} (by {trainer.key_metric})")
-    for name, value in trainer.best_metric.items():
-        print(f"  {name:<12} {value:.4f}   best of all epochs {trainer.best_values.get(name, value):.4f}")
-
-
-def print_members(members: Mapping[str, Any], print_model: bool) -> None:
-    """What is short enough to read, the models too where asked."""
-    print(f"{' trainer ':=^60}")
-    long = {"train_loader", "eval_loader", "test_loader", "writer", "optimizer_list", "lr_scheduler_list", "meta"}
-    for name, value in members.items():
-        if not name.startswith("_") and name not in {*long, "replicas"} and (print_model or name != "model_list"):
-            print(f"{name}: {value}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import UserError, checkpoint, records
+from . import UserError, checkpoint, figures, records, report
 from .checks import check_has, check_healthy, check_parameters, check_settings
 from .data import batches_of, windows
 from .devices import autocast, grad_scaler, keep_freed_memory, pick_device, pick_precision, to_device
@@ -61,6 +61,7 @@ class Trainer:
     keep_last: int = 3
     patience_stop: int = 0
     histograms: bool = False
+    pictures: str = "none"
 
     def __init__(self) -> None:
         # What a task sets.
@@ -90,9 +91,12 @@ class Trainer:
         self.losses = EpochLosses()  # of the epoch in training
         self.last_point: tuple[int, dict[str, float]] = (0, {})  # update and values of the last log point
         self.logged_losses: list[float] = []  # mean loss at each log point of the last epoch
+        self.grad_norm = torch.zeros(())  # of all parts together, before it was clipped; of the last log point
         self.lr_scheduler_list: list[Schedule] = []
         self.stops = StopSignals()
         self._epoch_began = time.perf_counter()
+        self.speed = records.Speed()
+        self._table = report.EpochTable()
 
     def configure(self, settings: object) -> None:
         """Takes over every attribute of `settings` that is declared at the top of this class, and its `device`."""
@@ -127,6 +131,10 @@ class Trainer:
         """Scores that are means over the batch's samples, scalars by name."""
         return {}
 
+    def draw(self, batch: Any, pred: Any) -> dict[str, Any]:
+        """Matplotlib figures by name, of a batch with its output and of what `set_metrics` took in at an evaluation."""
+        return {}
+
     # ---- before training ----
 
     def check_init(self) -> None:
@@ -145,7 +153,7 @@ class Trainer:
         self.scaler = grad_scaler(self.precision, self.device)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
         self.lr_scheduler_list = build_schedules(self)
-        print(records.start_line(self))
+        print(report.start_line(self))
 
     def updates_per_epoch(self) -> int:
         """The number of optimizer steps in an epoch."""
@@ -188,11 +196,12 @@ class Trainer:
     def train_loop(self) -> dict[str, float]:
         """Trains for an epoch, or the rest of the one in which a state was saved; returns its mean losses."""
         batches, updates = self._batches(), self.updates_per_epoch()
-        with records.progress(f"epoch {self.epoch}/{self.epochs}", updates, self.epoch_step) as bar:
+        with report.progress(f"epoch {self.epoch}/{self.epochs}", updates, self.epoch_step) as bar:
+            self.speed = records.Speed()
             for window in windows(batches, self.accumulate):
                 self._update(window)
                 if self.global_step % self.log_per_step == 0:
-                    bar.set_postfix(self._log_losses())
+                    bar.set_postfix_str(report.state_of_bar(self, records.record_point(self)))
                 self.update_lr_scheduler()
                 bar.update()
                 if self.epoch_step < updates:
@@ -233,13 +242,14 @@ class Trainer:
             self.scaler.scale(loss).backward()
         if not self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler leaves such updates out
             self._gradients.overflow(self.losses.flag(self.global_step + 1, self.device))
-        if self.clip_grad:
-            self._gradients.clip(self.optimizer_list, self.scaler, self.clip_grad)
+        if self.clip_grad or (self.global_step + 1) % self.log_per_step == 0:
+            self.grad_norm = self._gradients.clip(self.optimizer_list, self.scaler, self.clip_grad)
         for optimizer in self.optimizer_list:
             self.scaler.step(optimizer)
         self.scaler.update()
         self.global_step += 1
         self.epoch_step += 1
+        self.speed.samples += samples * world_size()
 
     def _between_updates(self) -> None:
         """Saves inside the epoch where it is due, and stops where that was asked for."""
@@ -274,10 +284,12 @@ class Trainer:
         check_has(scores, self.key_metric, "the key_metric, in the scores")
         self.update_lr_scheduler(scores)
         self._note_best(scores)
-        train_loss = self.train_means.get("loss", math.nan)
-        records.record_epoch(self.writer, train_loss, scores, self.global_step)  # before the state that covers it
+        train_loss, seconds = self.train_means.get("loss", math.nan), time.perf_counter() - self._epoch_began
+        records.record_epoch(self.writer, train_loss, scores, seconds, self.global_step)  # before the state of it
+        if self.pictures == "epoch":
+            figures.draw_evaluation(self, self.eval_loader, "eval")
         self.epoch_step = 0
-        print(records.epoch_line(self, train_loss, scores, time.perf_counter() - self._epoch_began))
+        self._table.print_row(self, train_loss, scores, seconds)
         in_turn = self.save_per_steps and self.global_step % self.save_per_steps == 0
         if self.epoch % save_per_epochs == 0 or in_turn or self._finished():
             self._save()
@@ -289,7 +301,7 @@ class Trainer:
         for score in self.set_metrics.values():
             score.reset()
         share_buffers(self.model_list)
-        bar = records.progress("evaluation", len(loader))
+        bar = report.progress("evaluation", len(loader))
         with evaluating(self.model_list), kept_random_state(self.device), bar:
             for batch, own, _ in shares_of(loader, iter(loader)):
                 self.stops.check()
@@ -301,13 +313,16 @@ class Trainer:
             return {**means.means(), **compute(self.set_metrics)}
 
     def test(self) -> dict[str, float]:
-        """Mean losses and scores of best.pth on the test set, where there is one; its weights stay in the models."""
-        best = Path(self.ckpt_dir) / "best.pth"
-        if not len(self.test_loader) or not from_main(best.exists):
+        """Scores of best.pth, which stays in the models, on the test set; without one they are drawn and not shown."""
+        best, split = Path(self.ckpt_dir) / "best.pth", "test" if len(self.test_loader) else "eval"
+        if not from_main(best.exists) or (split == "eval" and self.pictures == "none"):
             return {}
         self.load_state(best, optim=False)
-        scores = self.evaluate(self.test_loader)
-        print(f"test of epoch {self.best_epoch}  " + "  ".join(f"{name} {v:.4f}" for name, v in scores.items()))
+        scores = self.evaluate(loader := getattr(self, f"{split}_loader"))
+        if self.pictures != "none":
+            figures.draw_evaluation(self, loader, split)
+        if split == "test":
+            print(f"test of epoch {self.best_epoch}  " + "  ".join(f"{name} {v:.4f}" for name, v in scores.items()))
         return scores
 
     def _note_best(self, scores: dict[str, float]) -> None:
@@ -365,17 +380,6 @@ class Trainer:
 
     # ---- records ----
 
-    def _log_losses(self) -> dict[str, float]:
-        """Records the losses since the last log point and the rates of the update just made."""
-        self.losses.check()
-        losses = self.losses.close_window()
-        self.logged_losses.append(losses["loss"])
-        # The very first loss is far above all others and would flatten the curve.
-        shown = {f"train/{name}": value for name, value in losses.items() if self.global_step > 1}
-        self.last_point = self.global_step, shown | records.rates_by_name(self.optimizer_list)
-        records.record_scalars(self.writer, *self.last_point)
-        return losses
-
     def get_model_info(self, fake_inp: Any) -> None:
         """Prints a summary of each part and draws the network in TensorBoard; changes nothing and never fails."""
         print(f"{' model info ':=^60}")
@@ -385,13 +389,12 @@ class Trainer:
 
     def print_best_metrics(self) -> None:
         """Prints the scores of the best epoch and the best value that each score reached in any."""
-        records.print_best(self)
+        report.print_best(self)
 
     def print_final_lr(self) -> None:
         """Prints the present learning rate of every parameter group."""
-        for name, lr in records.rates_by_name(self.optimizer_list).items():
-            print(f"final {name}: {lr:g}")
+        print(*(f"final {name}: {lr:g}" for name, lr in records.rates_by_name(self.optimizer_list).items()), sep="\n")
 
     def print_all_member(self, print_model: bool = False) -> None:
         """Prints every setting and attribute that is short enough to read, the models too where asked."""
-        records.print_members({name: getattr(self, name) for name in Trainer.__annotations__} | vars(self), print_model)
+        report.print_members({name: getattr(self, name) for name in Trainer.__annotations__} | vars(self), print_model)
