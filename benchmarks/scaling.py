@@ -15,10 +15,12 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from conftest import render_plainly, write_config  # noqa: E402
+from engine.compare import read_curves  # noqa: E402
 
 ROUNDS = 3
 BATCH = 256
 FLAGS = ["--data", "synthetic", "--epochs", "6", "--batch_size", str(BATCH), "--save_per_epochs", "6"]
+FLAGS += ["--log_per_step", "8"]  # the updates of an epoch: the speed that is recorded is of these alone
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -40,12 +42,13 @@ def main() -> None:
             call = [sys.executable, *start, "train.py", *flags]
             environment = os.environ | {"OMP_NUM_THREADS": str(count), "PYTHONDONTWRITEBYTECODE": "1"}
             done = subprocess.run(call, cwd=project, env=environment, check=True, capture_output=True, text=True)
-            seconds = [float(took) for took in re.findall(r"^epoch .* ([\d.]+) s(?:  best)?$", done.stdout, re.M)]
+            [run] = re.findall(r"files (.*)$", done.stdout, re.M)
+            speeds = read_curves(Path(run) / "runs")["speed/samples_per_second"]
             [images] = re.findall(r"^data: ([\d,]+) train", done.stdout, re.M)
             [parts] = re.findall(r"parameters ([\d,]+)$", done.stdout, re.M)
             weights = int(parts.replace(",", ""))
-            updates = -(-int(images.replace(",", "")) // BATCH)
-            found[name].append(median(seconds[1:]) / updates)
+            samples = int(images.replace(",", ""))
+            found[name].append(samples / median(speeds[1:]) / -(-samples // BATCH))
     first = found[next(iter(found))]
     print(f"{weights:,} weights, {BATCH} images per update, {threads} cores\n")
     print("| | ms per update | ratio | MB sent, by the formulas below |\n|---|---|---|---|")

@@ -136,12 +136,12 @@ def run(argv: list[str], output: Path, last: int = 0, deadly: signal.Signals = s
 
 
 def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar that TensorBoard shows, by tag: (step, value)."""
+    """Every scalar that TensorBoard shows but for speeds, which no two runs share, by tag: (step, value)."""
     found = {}
     for folder in [run_dir / "runs", *(run_dir / "runs").glob("loss_per_epoch*")]:
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         events.Reload()
-        for tag in events.Tags()["scalars"]:
+        for tag in (tag for tag in events.Tags()["scalars"] if not tag.startswith("speed/")):
             found[f"{folder.name}/{tag}"] = [(event.step, event.value) for event in events.Scalars(tag)]
     return found
 

@@ -4,6 +4,7 @@ import gc
 import io
 from dataclasses import dataclass
 
+import matplotlib.backends.backend_agg  # noqa: F401
 import PIL.ImageOps  # noqa: F401
 import torch
 import torch.utils.tensorboard  # noqa: F401

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 from confusion import MacroF1
-from engine import UserError, checkpoint
+from engine import UserError, checkpoint, records
+from engine.figures import new_figure
+from engine.gradients import Gradients
 from engine.metrics import SampleMeans
 from engine.network import merge_stages
 from engine.trainer import Trainer
+from PIL import Image
 from sklearn.metrics import f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -444,12 +447,117 @@ def record(trainer: Trainer, folder: Path, epochs: int) -> dict[str, list[tuple[
 def test_tensorboard_has_every_loss_and_score_and_a_learning_rate_per_part(tmp_path: Path) -> None:
     trainer = Small(tmp_path, parts=3, log_per_step=1, epochs=2)
     scalars = record(trainer, tmp_path / "runs", 2)
-    assert {"train/loss", "eval/loss", "eval/acc", "lr/part0", "lr/part1", "lr/part2"} == scalars.keys()
+    named = {"train/loss", "eval/loss", "eval/acc", "lr/part0", "lr/part1", "lr/part2", "train/grad_norm"}
+    assert named | {"speed/samples_per_second", "speed/seconds_per_epoch"} == scalars.keys()
     assert [step for step, _ in scalars["train/loss"]] == [2, 3, 4, 5, 6]  # not the very first
     assert [step for step, _ in scalars["lr/part0"]] == [1, 2, 3, 4, 5, 6]
     for curve in ("train", "eval"):
         one_chart = read_scalars(tmp_path / "runs" / f"loss_per_epoch_{curve}")
         assert [step for step, _ in one_chart["loss_per_epoch"]] == [3, 6]
+
+
+@pytest.mark.parametrize("clip_grad", [0.0, 1e-3])
+def test_the_norm_of_the_gradient_is_that_before_it_is_clipped(clip_grad: float, tmp_path: Path) -> None:
+    norms: list[float] = []
+
+    class Observed(Small):
+        def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
+            losses = super().loss_per_batch(batch)
+            if self.model_list[0].training:
+                parameters = [p for model in self.model_list for p in model.parameters()]
+                gradients = torch.autograd.grad(losses["loss"], parameters, retain_graph=True)
+                norms.append(torch.cat([g.flatten() for g in gradients]).norm().item())
+            return losses
+
+    trainer = Observed(tmp_path, parts=2, log_per_step=2, epochs=2, clip_grad=clip_grad)
+    scalars = record(trainer, tmp_path / "runs", 2)
+    assert scalars["train/grad_norm"] == [(step, pytest.approx(norms[step - 1], rel=1e-5)) for step in (2, 4, 6)]
+
+
+def test_the_norm_of_sparse_gradients_is_that_of_their_values() -> None:
+    layer = nn.Embedding(10, 4, sparse=True)
+    layer(torch.tensor([1, 2, 2])).sum().backward()
+    optimizer = SGD(layer.parameters(), 0.1)
+    norm = Gradients([optimizer]).clip([optimizer], torch.amp.GradScaler("cpu", enabled=False), 0)
+    assert norm.item() == pytest.approx(math.sqrt(4 * 1 + 4 * 4))
+
+
+def test_the_speed_counts_each_sample_once_and_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(records.time, "perf_counter", lambda: now[0])
+
+    class Timed(Small):
+        def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
+            now[0] += 2.0 if self.model_list[0].training else 100.0
+            return super().loss_per_batch(batch)
+
+    trainer = Timed(tmp_path, log_per_step=3, epochs=2)  # 20 samples in three updates
+    scalars = record(trainer, tmp_path / "runs", 2)
+    assert scalars["speed/samples_per_second"] == [(3, pytest.approx(20 / 6)), (6, pytest.approx(20 / 6))]
+
+
+def test_the_table_of_runs_has_the_settings_and_the_final_scores(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    trainer = Small(tmp_path, epochs=1)
+    with records.open_writer(tmp_path / "runs") as trainer.writer:
+        trainer.fit(1)
+        records.record_result(trainer, {"lr": (0.1, 0.2), "epochs": 1, "compile": False}, {"acc": 0.25})
+    events = EventAccumulator(str(tmp_path / "runs")).Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert settings["lr"].string_value == "(0.1, 0.2)" and settings["epochs"].number_value == 1
+    scalars = read_scalars(tmp_path / "runs")
+    assert scalars["test/acc"] == [(4, 0.25)]
+    assert scalars["best/acc"] == [(4, pytest.approx(trainer.best_metric["acc"]))]
+    assert [step for step, _ in scalars["eval/acc"]] == [3]  # what was recorded before is still there
+
+
+class Drawn(Small):
+    """Draws the first batch of an evaluation."""
+
+    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
+        figure, axes = new_figure()
+        axes[0, 0].plot(batch[1], pred.argmax(1), ".")
+        return {"points": figure}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "steps", "files"),
+    [
+        ("none", {}, set()),
+        ("end", {"test/points": [6]}, {"test_points.png"}),
+        ("epoch", {"eval/points": [3, 6], "test/points": [6]}, {"eval_points.png", "test_points.png"}),
+    ],
+)
+def test_predictions_are_drawn_when_they_are_wanted(
+    pictures: str, steps: dict[str, list[int]], files: set[str], tmp_path: Path
+) -> None:
+    trainer = Drawn(tmp_path, pictures=pictures, epochs=2, test_loader=data(seed=2))
+    with records.open_writer(tmp_path / "runs") as trainer.writer:
+        trainer.fit(2)
+        trainer.test()
+    events = EventAccumulator(str(tmp_path / "runs")).Reload()
+    assert {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]} == steps
+    assert {path.name for path in tmp_path.glob("*.png")} == files
+    for name in files:
+        with Image.open(tmp_path / name) as picture:
+            assert len(picture.convert("L").getcolors() or []) > 2  # it is not blank
+
+
+def test_drawing_changes_no_weight_mode_or_random_state(tmp_path: Path) -> None:
+    with_pictures, without = Drawn(tmp_path, pictures="epoch", epochs=3), Small(tmp_path, epochs=3)
+    with_pictures.fit(3)
+    without.fit(3)
+    assert same(weights(with_pictures), weights(without))
+
+
+def test_a_picture_that_cannot_be_written_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Drawn(tmp_path, pictures="epoch", epochs=1)
+    (tmp_path / "eval_points.png").mkdir()
+    trainer.fit(1)
+    assert "no picture: cannot write" in capsys.readouterr().out
+    assert trainer.epoch == 1
 
 
 def test_groups_with_rates_of_their_own_have_curves_of_their_own(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     meta = {"classes": classes, "image_size": image_size, "width": config.width}
     meta |= {"mean": sample.mean(1).tolist(), "std": sample.std(1).clamp(min=1).tolist()}
     counts = ", ".join(f"{len(pairs):,} {name}" for name, pairs in data.items())
-    print(f"data: {counts} images, cut to {image_size} pixels for training, {len(classes)} classes")
+    print(f"data: {counts} images, cut to {image_size} pixels, {len(classes)} classes")
     return {**data, "train": Crops(train, image_size, config.ignore_index, config.seed)}, meta
 
 

@@ -19,6 +19,8 @@ def command_line(main: Callable[[list[str]], None]) -> None:
     """Runs a script's `main`; a UserError or a wrong flag (status 1) or Ctrl-C (status 130) ends it with a message."""
     for stream in (sys.stdout, sys.stderr):  # a name that the console cannot show ends nothing
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
+    if os.environ.get("NO_COLOR"):
+        os.environ["TERM"] = "dumb"  # which is all that tyro knows of
     status: int | str | None = 0
     one_of_several = "RANK" in os.environ  # started by torchrun
     try:

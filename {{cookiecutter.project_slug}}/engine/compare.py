@@ -57,7 +57,7 @@ def read_curves(folder: Path) -> dict[str, list[float]]:
 
     if not folder.is_dir():
         return {}
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "histograms": 1}).Reload()
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
@@ -98,8 +98,8 @@ def draw(runs: list[Run], path: Path) -> None:
         for axis, tag, style in ((losses, "eval/loss", "-"), (losses, "train/loss", ":"), (scores, f"eval/{key}", "-")):
             curve = run.curves.get(tag, [])
             settings = ", ".join(f"{name} {text(run.settings.get(name, '-'))}" for name in differing(runs))
-            label = settings or run.folder.name if style == "-" else None
-            axis.plot(range(1, len(curve) + 1), curve, style, marker=".", color=f"C{number % 10}", label=label)
+            name = settings or run.folder.name if style == "-" else None
+            axis.plot(range(1, len(curve) + 1), curve, style, marker=".", color=f"C{number % 10}", label=name)
     losses.set(xlabel="epoch", ylabel="loss: evaluation, dotted training")
     scores.set(xlabel="epoch", ylabel=key)
     for axis in axes[0]:

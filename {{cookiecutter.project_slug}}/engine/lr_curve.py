@@ -98,6 +98,6 @@ def print_lr(trainer: Any, width: int = 68, height: int = 16) -> None:
             cells[round((1 - lr / top) * (height - 1))][int(epoch / trainer.epochs * width)] = mark
     print(title(trainer).center(79).rstrip())
     for row, line in enumerate(cells):
-        label = f"{top * (1 - row / (height - 1)):.3g}" if row % 5 == 0 else ""
-        print(f"{label:>9} |{''.join(line).rstrip()}")
+        tick = f"{top * (1 - row / (height - 1)):.3g}" if row % 5 == 0 else ""
+        print(f"{tick:>9} |{''.join(line).rstrip()}")
     print(f"{'+':>11}{'-' * width}\n{'epoch':>9}  0{trainer.epochs:>{width - 1}}")

@@ -126,12 +126,15 @@ def record_epoch(writer: Any, train_loss: float, scores: Mapping[str, float], se
 
 
 def record_result(trainer: Any, settings: Mapping[str, Any], test_scores: Mapping[str, float]) -> None:
-    """The settings of a run and what came of it, for TensorBoard's table of runs (HParams): the last record."""
+    """The settings of a run and what came of it, for TensorBoard's table of runs (HParams): the last record.
+
+    It is of the update after the last, so that a run that goes on makes it void.
+    """
     scores = {f"best/{name}": value for name, value in trainer.best_metric.items()}
     scores |= {f"test/{name}": value for name, value in test_scores.items()}
     plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()}
     trainer.writer.flush()  # the table has a file of its own, after which TensorBoard reads no more of this one
-    trainer.writer.add_hparams(plain, scores, run_name=".", global_step=trainer.global_step)
+    trainer.writer.add_hparams(plain, scores, run_name=".", global_step=trainer.global_step + 1)
 
 
 def record_histograms(writer: Any, model_list: list[nn.Module], step: int) -> None:

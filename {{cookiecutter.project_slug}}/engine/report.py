@@ -13,14 +13,14 @@ from .records import rates_by_name
 
 
 def start_line(trainer: Any) -> str:
-    """Where and how a run computes, and the number of weights of each part."""
+    """Where and how a run computes and, in a second line, the number of weights of each part."""
     weights = [list(model.parameters()) for model in trainer.model_list]
     filters = [p for part in weights for p in part if p.dim() == 4]
     last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in filters)
     threads = f", threads {torch.get_num_threads()}" if trainer.device.type == "cpu" else ""
     parts = " + ".join(f"{sum(p.numel() for p in part):,}" for part in weights)
     layout = ", channels last" if last else ""
-    return f"device {trainer.device}{threads}, precision {trainer.precision}{layout}, parameters {parts}"
+    return f"device {trainer.device}{threads}, precision {trainer.precision}{layout}\nparameters {parts}"
 
 
 def progress(what: str, total: int, done: int = 0) -> Any:
@@ -45,7 +45,7 @@ def rates(trainer: Any) -> str:
 
 
 class EpochTable:
-    """A row for each epoch, below a header where the columns are new."""
+    """A row for each epoch, with a star where it is the best so far, below a header where the columns are new."""
 
     def __init__(self) -> None:
         self.columns: list[str] = []
@@ -54,14 +54,15 @@ class EpochTable:
         """What an epoch came to."""
         values = {"train loss": train_loss, "eval loss": scores["loss"]}
         values |= {name: value for name, value in scores.items() if name != "loss"}
-        cells = {"epoch": f"{trainer.epoch}/{trainer.epochs}"} | {name: f"{v:.4f}" for name, v in values.items()}
-        cells |= {"next lr": rates(trainer), "seconds": f"{seconds:.1f}"}
-        widths = {name: max(len(name), 6) for name in cells}
+        cells = {name: f"{v:.4f}" if abs(v) < 100 else f"{v:.5g}" for name, v in values.items()}
+        cells = {"epoch": f"{trainer.epoch}/{trainer.epochs}"} | cells | {"next lr": rates(trainer)}
+        cells |= {"seconds": f"{seconds:.1f}"}
+        widths = {name: max(len(name), 5 if name == "epoch" else 8 if name == "next lr" else 7) for name in cells}
         if self.columns != list(cells):
             self.columns = list(cells)
             print("  ".join(name.rjust(width) for name, width in widths.items()))
         row = "  ".join(cells[name].rjust(width) for name, width in widths.items())
-        print(row + ("  best" if trainer.best_epoch == trainer.epoch else ""))
+        print(row + (" *" if trainer.best_epoch == trainer.epoch else ""))
 
 
 def print_best(trainer: Any) -> None:

@@ -1,0 +1,225 @@
+"""What a person sees: learning rates before a run, its lines and bars in 80 columns, runs side by side."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUESTIONS, Render
+from engine import UserError, compare, lr_curve, report
+from engine.schedulers import WARM_UPS
+from PIL import Image
+from scripts import run_script
+from test_trainer import Small, record
+
+# ---- learning rates ----
+
+
+def rates_of(trainer: Small) -> list[float]:
+    """The learning rate of every update of a run, as the trainer has it."""
+    rates = []
+    for _ in range(trainer.epochs):
+        for _ in range(trainer.updates_per_epoch()):
+            rates.append(trainer.optimizer_list[0].param_groups[0]["lr"])
+            trainer.optimizer_list[0].step()
+            trainer.update_lr_scheduler()
+        trainer.update_lr_scheduler({"loss": 1.0, "acc": 0.5})
+    return rates
+
+
+@pytest.mark.parametrize("lr_scheduler_type", QUESTIONS["lr_scheduler_type"])
+@pytest.mark.parametrize("warm_up_mode", WARM_UPS)
+def test_the_curve_has_the_rates_of_the_run(lr_scheduler_type: str, warm_up_mode: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"lr_scheduler_type": lr_scheduler_type, "warm_up_mode": warm_up_mode}
+    trainer = Small(tmp_path, **settings, warm_up_epochs=1.7, epochs=9, step_size=2, patience=1)
+    [schedule] = trainer.lr_scheduler_list
+    [high], [low] = lr_curve.lr_curve(schedule, True), lr_curve.lr_curve(schedule, False)
+    rates = rates_of(trainer)
+    assert [epoch for epoch, _ in high] == [epoch for epoch, _ in low] == [update / 3 for update in range(27)]
+    if lr_scheduler_type in ("metric", "loss"):
+        # Scores that stay the same are no progress, but for the first.
+        assert max(abs(lr - rate) for (_, lr), rate in zip(high, rates, strict=True)) > 0
+        assert all(below <= rate <= above for (_, below), rate, (_, above) in zip(low, rates, high, strict=True))
+    else:
+        assert [lr for _, lr in high] == [lr for _, lr in low] == pytest.approx(rates, rel=1e-12)
+
+
+def test_a_curve_of_many_updates_has_few_points_with_its_corners_among_them(tmp_path: Path) -> None:
+    trainer = Small(tmp_path, train_loader=[0] * 10_000, epochs=4, warm_up_mode="constant", warm_up_epochs=0.33333)
+    [curve] = lr_curve.lr_curve(trainer.lr_scheduler_list[0], True)
+    assert len(curve) < 1100
+    assert {(3332 / 1e4, 1e-6), (3333 / 1e4, 0.1)} <= set(curve)
+
+
+def test_parts_with_rates_of_their_own_have_curves_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Small(tmp_path, parts=2, epochs=5)
+    trainer.change_lr([0.1, 0.025])
+    capsys.readouterr()
+    lr_curve.print_lr(trainer)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("      0.1 |0") and sum("|1" in line for line in lines) == 1
+    lr_curve.draw_lr(trainer, tmp_path / "lr.png")
+    with Image.open(tmp_path / "lr.png") as picture:
+        colors = {color for _, color in picture.convert("RGB").getcolors(2**20) or []}
+    assert {(31, 119, 180), (255, 127, 14)} <= colors  # matplotlib's first two
+
+
+def test_the_command_draws_without_training(render: Render, tmp_path: Path) -> None:
+    project = render(task_type="regression", num_parts="2")
+    flags = ["lr_curve.py", "--data", "synthetic", "--lr_scheduler_type", "step", "--lr", "0.01", "0.002"]
+    status, output = run_script(project, flags, tmp_path / "output")
+    assert (
+        status == 0 and "step, linear warm-up, 20 epochs of" in output and re.search(r"^ +0.01 \|.*00000", output, re.M)
+    )
+    status, output = run_script(project, [*flags, "--output", str(tmp_path / "lr.png")], tmp_path / "output")
+    assert status == 0 and (tmp_path / "lr.png").stat().st_size > 5000
+    assert not (project / "check_point").exists()
+    status, output = run_script(project, [*flags, "--warm_up_epochs", "30"], tmp_path / "output")
+    assert status == 1 and "warm_up_epochs 30 must be below epochs 20" in output
+
+
+# ---- the terminal ----
+
+
+def in_terminal(project: Path, argv: list[str], columns: int = 80, **environment: str) -> str:
+    """What a script shows in a terminal of so many columns (not on Windows)."""
+    import fcntl
+    import pty
+    import struct
+    import subprocess
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "TERM": "xterm"} | environment
+    process = subprocess.Popen(
+        [sys.executable, *argv], cwd=project, env=env, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += (piece := os.read(ours, 2**16))
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not piece:
+            break
+    process.wait()
+    os.close(ours)
+    return shown.decode()
+
+
+in_a_terminal = pytest.mark.skipif(os.name != "posix", reason="Windows has no pseudo-terminals")
+
+
+@in_a_terminal
+@pytest.mark.parametrize("task_type", QUESTIONS["task_type"])
+def test_a_run_fits_into_80_columns_and_its_log_has_no_bar(task_type: str, render: Render, tmp_path: Path) -> None:
+    project = render(task_type=task_type)
+    root = tmp_path / "r"
+    flags = ["--data", "synthetic", "--width", "8", "--epochs", "2", "--log_per_step", "4", "--batch_size", "64"]
+    flags += ["--warm_up_epochs", "0.5", "--num_parts", "3", "--ckpt_dir", "../r"]
+    shown = (
+        in_terminal(project.parent, [str(project / "train.py"), *flags])
+        if False
+        else in_terminal(project, ["train.py", *flags])
+    )
+    bars = [line for line in re.split(r"[\r\n]+", shown) if re.match(r"epoch \d/2", line)]
+    assert any(re.search(r"left, loss \d\.\d{4}, lr [\d.e-]+, [\d,]+ samples/s", bar) for bar in bars), shown
+    assert max(map(len, bars)) <= 80
+    [log] = root.glob("*/log.txt")
+    lines = log.read_text("utf-8").splitlines()
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+    assert not any("left" in line or "\r" in line for line in lines)
+    for line in lines:  # what is in the log was on the terminal
+        assert line in shown
+    rows = [line for line in lines if re.match(r" +\d/2  ", line)]
+    header = next(line for line in lines if line.startswith("epoch  train loss  eval loss  "))
+    assert len(rows) == 2 and {len(row.removesuffix(" *")) for row in rows} == {len(header)}
+
+
+def test_a_pipe_gets_no_bar_and_no_colours(render: Render, tmp_path: Path) -> None:
+    project = render(task_type="regression")
+    flags = ["--data", "synthetic", "--width", "8", "--epochs", "1", "--warm_up_mode", "none"]
+    status, output = run_script(
+        project, ["train.py", *flags, "--ckpt_dir", str(tmp_path / "runs")], tmp_path / "output"
+    )
+    assert status == 0
+    assert "\r" not in output and "\x1b" not in output and "left" not in output
+    words = [
+        "device cpu",
+        "data: ",
+        "parameters",
+        "best epoch 1",
+        "final lr/part0",
+        "time ",
+        "files ",
+        "engine.compare",
+    ]
+    assert [word for word in words if word not in output] == []
+
+
+@in_a_terminal
+def test_no_color_is_heeded(render: Render) -> None:
+    shown = in_terminal(render(task_type="regression"), ["train.py", "--help"], NO_COLOR="1")
+    assert not re.search("\x1b\\[[0-9;]*3[0-7]", shown)
+    assert "--lr_scheduler_type" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3.21, "3.2 s"), (250, "4 min 10 s"), (3600, "1 h 0 min 0 s"), (90061, "25 h 1 min 1 s")]
+)
+def test_a_duration_is_said_as_a_person_would(seconds: float, words: str) -> None:
+    assert report.duration(seconds) == words
+
+
+# ---- runs side by side ----
+
+
+def runs_with(tmp_path: Path, **settings: list[Any]) -> Path:
+    """Runs that differ in these settings, in a folder."""
+    [(name, values)] = settings.items()
+    for number, value in enumerate(values):
+        folder = tmp_path / "runs" / f"2026-01-0{number + 1}_00-00-00"
+        trainer = Small(folder, **{name: value})
+        record(trainer, folder / "runs", trainer.epochs)
+        (folder / "config.json").write_text(f'{{"{name}": {value}, "seed": 0, "lr": [0.1], "ckpt_dir": "{number}"}}')
+    return tmp_path / "runs"
+
+
+def test_runs_stand_side_by_side_with_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = runs_with(tmp_path, epochs=[2, 3])
+    capsys.readouterr()
+    compare.compare([str(root), "--output", str(tmp_path / "compare.png")])
+    header, *rows, last = capsys.readouterr().out.splitlines()
+    assert header.split("  ")[0] == "run" and re.split(r" {2,}", header)[1:3] == ["epochs", "best epoch"]
+    assert "seed" not in header and "ckpt_dir" not in header  # they are the same, or say nothing
+    assert [re.split(r" {2,}", row)[:2] for row in rows] == [["2026-01-01_00-00-00", "2"], ["2026-01-02_00-00-00", "3"]]
+    run = compare.read_run(root / "2026-01-02_00-00-00")
+    assert len(run.curves["eval/acc"]) == len(run.curves["train/loss"]) == 3
+    best = max(range(3), key=lambda epoch: run.curves["eval/acc"][epoch])
+    cells = dict(zip(re.split(r" {2,}", header), re.split(r" {2,}", rows[1]), strict=True))
+    assert cells["best epoch"] == f"{best + 1}/3" and cells["acc"] == f"{run.curves['eval/acc'][best]:.4f}"
+    assert last == f"their curves are in {tmp_path / 'compare.png'}"
+    with Image.open(tmp_path / "compare.png") as picture:
+        assert picture.width == 1200
+
+
+def test_a_run_that_has_just_begun_stands_among_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = runs_with(tmp_path, epochs=[1])
+    (root / "new").mkdir()
+    (root / "new" / "config.json").write_text('{"epochs": 5}')
+    capsys.readouterr()
+    compare.compare([str(root / "new"), str(root), "--output", str(tmp_path / "c.png")])
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("new")]
+    assert re.split(r" {2,}", row)[1:4] == ["5", "-", "-"] and "-/0" in row
+
+
+def test_a_folder_without_runs_is_said_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run in .*; give folders of runs, or one that holds them"):
+        compare.compare([str(tmp_path)])
