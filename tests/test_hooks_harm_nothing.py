@@ -22,10 +22,10 @@ SMOKE = "smoke epoch: loss 2.0000 -> 1.0000 in 0.1 s"
 GOOD = f"import os\nprint({SMOKE!r}, flush=True)\nos._exit(0)\n"
 HIDDEN = "import sys\nsys.modules[{!r}] = None\n"  # as if it were not installed
 SLEEPS = "import time\ntime.sleep(600)\n"
-# Has started a process that writes as long as it lives.
+# Has started a process that writes for two minutes, or until it is stopped.
 BEATS = """
 import os, subprocess, sys, time
-beat = "import os, time\\nwhile True:\\n    open(os.environ['BEAT'], 'a').write('.')\\n    time.sleep(0.02)"
+beat = "import os, time\\nfor _ in range(6000):\\n    open(os.environ['BEAT'], 'a').write('.')\\n    time.sleep(0.02)"
 subprocess.Popen([sys.executable, "-c", beat])
 while not os.path.exists(os.environ["BEAT"]):
     time.sleep(0.01)
