@@ -63,6 +63,8 @@ def write_lock(answers: dict) -> None:
 
 # ---- what the person sees and presses ----
 
+STOP_SIGNALS = [known for known in signal.Signals if known.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")]
+
 
 def say(text: str) -> None:
     """Prints; where nobody can read it, as in a pipe that was closed, it ends nothing."""
@@ -74,8 +76,14 @@ def say(text: str) -> None:
 
 def interrupt(number: int, frame: object) -> None:
     """Ends what is being done, once: pressing again must not end the words that follow."""
-    signal.signal(number, signal.SIG_IGN)
+    for stop_signal in STOP_SIGNALS:
+        signal.signal(stop_signal, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def quoted(word: str) -> str:
+    """A word as a shell takes it for one."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 @contextmanager
@@ -85,17 +93,17 @@ def own_keys():
     A terminal sends it to one group of processes, so this one becomes a group of its own and the terminal's. With
     output to a pipe it stays in its group: who reads there, as a pager does, may need the terminal.
     """
-    for name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"} & {known.name for known in signal.Signals}:
-        if signal.getsignal(signal.Signals[name]) != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(signal.Signals[name], interrupt)
+    for stop_signal in STOP_SIGNALS:
+        if signal.getsignal(stop_signal) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(stop_signal, interrupt)
     try:
         terminal = os.open("/dev/tty", os.O_RDWR) if sys.stdout and sys.stdout.isatty() else -1
     except OSError:
         terminal = -1
-    theirs = os.getpgrp() if terminal >= 0 else 0
-    if terminal < 0 or os.tcgetpgrp(terminal) != theirs:  # none, or cookiecutter is in the background
+    if terminal < 0 or os.tcgetpgrp(terminal) != os.getpgrp():  # none, or cookiecutter is in the background
         yield
         return
+    theirs = os.getpgrp()
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # which would stop a group that takes the terminal
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z: the shell could not wake this group
     os.setpgid(0, 0)
@@ -147,7 +155,7 @@ def new_venv() -> str:
     """The Python of a new .venv in the project, with all that the project needs; pip shows its progress."""
     python = str(VENV_PYTHON.absolute())
     for command in ([sys.executable, "-m", "venv", ".venv"], [python, "-m", "pip", "install", "."]):
-        say(f"$ {shlex.join(command)}")
+        say(f"$ {' '.join(map(quoted, command))}")
         try:
             subprocess.run(command, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -199,7 +207,7 @@ def stop(process: subprocess.Popen) -> None:
 def way_to_project() -> str:
     """The path of the project, which is the working directory, from where the person typed the command."""
     typed_in = os.environ.get("PWD", os.path.dirname(os.getcwd()))
-    return shlex.quote(min(os.path.relpath(os.getcwd(), typed_in), os.getcwd(), key=len))
+    return quoted(min(os.path.relpath(os.getcwd(), typed_in), os.getcwd(), key=len))
 
 
 def typed(python: str) -> str:
@@ -207,7 +215,7 @@ def typed(python: str) -> str:
     if Path(python) == VENV_PYTHON.absolute():
         return str(VENV_PYTHON)
     found = {Path(shutil.which(name) or ""): name for name in ("python3", "python")}
-    return found.get(Path(python)) or shlex.quote(python)
+    return found.get(Path(python)) or quoted(python)
 
 
 def next_steps(python: str) -> str:
@@ -228,7 +236,7 @@ def way_to_verify(python: str) -> str:
 
 
 def only_compared(answers: dict) -> bool:
-    """Whether this is rendered by cruft, to be compared with an older one and then thrown away."""
+    """Whether this is rendered by `cruft update` or `cruft diff`, to be compared and then thrown away."""
     return "_repo_dir" not in answers and Path(tempfile.gettempdir()).resolve() in Path.cwd().resolve().parents
 
 
