@@ -393,7 +393,8 @@ def test_a_project_without_hooks_and_its_answers_in_a_file(
 def cruft(tmp_path: Path, cookiecutter_config: Path) -> Callable[..., str]:
     """cruft(folder, *words) is what cruft prints there, on both streams."""
     (tmp_path / "temporary").mkdir()
-    environment = {"TMPDIR": str(tmp_path / "temporary"), "COOKIECUTTER_CONFIG": str(cookiecutter_config)}
+    environment = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(tmp_path / "temporary"))  # else this test is in it
+    environment["COOKIECUTTER_CONFIG"] = str(cookiecutter_config)
 
     def run(folder: Path, *words: str, status: int = 0) -> str:
         done = subprocess.run(
