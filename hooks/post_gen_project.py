@@ -1,7 +1,7 @@
 """Notes how the project was rendered, trains its smoke epoch and says what comes next. The project always stays.
 
 With TORCH_TEMPLATE_STRICT=1 it fails where something goes wrong; cookiecutter then removes the project unless
---keep-project-on-failure. With TORCH_TEMPLATE_QUIET=1 it trains and says nothing: engine/regenerate.py renders so.
+--keep-project-on-failure. With TORCH_TEMPLATE_QUIET=1 it only notes: engine/regenerate.py renders so.
 """
 
 import hashlib
@@ -12,10 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TIME_LIMIT = 120  # seconds for the smoke epoch
 BIN = "Scripts" if os.name == "nt" else "bin"
+VENV_PYTHON = Path(".venv", BIN, "python")
 PROBE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
 
 
@@ -58,6 +61,60 @@ def write_lock(answers: dict) -> None:
     lock.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
+# ---- what the person sees and presses ----
+
+STOP_SIGNALS = [known for known in signal.Signals if known.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")]
+
+
+def say(text: str) -> None:
+    """Prints; where nobody can read it, as in a pipe that was closed, it ends nothing."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail with it at its end
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Ends what is being done, once: pressing again must not end the words that follow."""
+    for stop_signal in STOP_SIGNALS:
+        signal.signal(stop_signal, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def quoted(word: str) -> str:
+    """A word as a shell takes it for one."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
+
+
+@contextmanager
+def own_keys():
+    """While it lasts, Ctrl-C ends what is done here. Cookiecutter, which would fail with it, does not get it.
+
+    A terminal sends it to one group of processes, so this one becomes a group of its own and the terminal's. With
+    output to a pipe it stays in its group: who reads there, as a pager does, may need the terminal.
+    """
+    for stop_signal in STOP_SIGNALS:
+        if signal.getsignal(stop_signal) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(stop_signal, interrupt)
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR) if sys.stdout and sys.stdout.isatty() else -1
+    except OSError:
+        terminal = -1
+    if terminal < 0 or os.tcgetpgrp(terminal) != os.getpgrp():  # none, or cookiecutter is in the background
+        yield
+        return
+    theirs = os.getpgrp()
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # which would stop a group that takes the terminal
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z: the shell could not wake this group
+    os.setpgid(0, 0)
+    os.tcsetpgrp(terminal, os.getpgrp())
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it may have been closed
+            os.tcsetpgrp(terminal, theirs)
+
+
 # ---- the smoke epoch ----
 
 
@@ -79,7 +136,9 @@ def candidates(environment: dict) -> list:
 def has_torch(python: str) -> bool:
     """Whether that Python runs and finds torch; torch is not imported, which would take seconds."""
     try:
-        return subprocess.run([python, "-c", PROBE], capture_output=True, timeout=20).returncode == 0
+        nothing = subprocess.DEVNULL  # a pipe would be waited for as long as anything that was started holds it
+        done = subprocess.run([python, "-c", PROBE], stdin=nothing, stdout=nothing, stderr=nothing, timeout=20)
+        return done.returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False
 
@@ -94,9 +153,9 @@ def active_python(environment: dict) -> str:
 
 def new_venv() -> str:
     """The Python of a new .venv in the project, with all that the project needs; pip shows its progress."""
-    python = str(Path(".venv", BIN, "python").absolute())
+    python = str(VENV_PYTHON.absolute())
     for command in ([sys.executable, "-m", "venv", ".venv"], [python, "-m", "pip", "install", "."]):
-        print("$", " ".join(command), flush=True)
+        say(f"$ {' '.join(map(quoted, command))}")
         try:
             subprocess.run(command, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -106,82 +165,117 @@ def new_venv() -> str:
 
 def smoke_epoch(python: str) -> str:
     """Trains one small epoch; returns the line with the losses and the seconds."""
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
+    # Into files: a pipe does not end before all that the epoch has started has ended.
+    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [python, "train.py", "--smoke"],
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
+            stdout=printed,
+            stderr=errors,
             start_new_session=True,  # so that what it has started can be stopped with it
         )
-    except OSError as error:
-        raise NotVerifiedError(f"{python} cannot be started ({error})") from error
-    try:
-        printed, errors = process.communicate(timeout=TIME_LIMIT)
-    except subprocess.TimeoutExpired as error:
-        raise NotVerifiedError(f"the smoke epoch took more than {TIME_LIMIT} s and was stopped") from error
-    finally:
-        stop(process)
-    lines = (errors if process.returncode else printed).strip().splitlines() or ["no output"]
-    if process.returncode:
+        try:
+            status = process.wait(timeout=TIME_LIMIT)
+        except subprocess.TimeoutExpired as error:
+            raise NotVerifiedError(f"the smoke epoch took more than {TIME_LIMIT} s and was stopped") from error
+        finally:
+            stop(process)
+        told = errors if status else printed
+        told.seek(0)
+        ended = f"signal {-status}" if status < 0 else f"exit status {status}"
+        lines = told.read().decode(errors="replace").strip().splitlines() or [ended]
+    if status:
         raise NotVerifiedError(f"the smoke epoch failed ({lines[-1].strip()})")
     return lines[-1]
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ends a process that still runs, and all that it has started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
-        process.wait()
+    """Ends a process, if it still runs, and all that it has started."""
+    if os.name == "posix":
+        with suppress(ProcessLookupError, PermissionError):  # nothing is left; macOS says so of what has just ended
+            os.killpg(process.pid, signal.SIGKILL)
+    elif process.poll() is None:
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
+    process.wait()
+
+
+# ---- what comes next ----
 
 
 def way_to_project() -> str:
     """The path of the project, which is the working directory, from where the person typed the command."""
     typed_in = os.environ.get("PWD", os.path.dirname(os.getcwd()))
-    return shlex.quote(min(os.path.relpath(os.getcwd(), typed_in), os.getcwd(), key=len))
+    return quoted(min(os.path.relpath(os.getcwd(), typed_in), os.getcwd(), key=len))
 
 
-def next_steps(answers: dict, python: str) -> str:
-    """The commands for the person, with `python` as they would type it."""
-    where = shutil.which("python")
-    name = "python" if where and Path(where) == Path(python) else python
-    if answers["smoke_epoch"] == "venv":
-        name = str(Path(".venv", BIN, "python"))
+def typed(python: str) -> str:
+    """That Python as it is called in the project's folder."""
+    if Path(python) == VENV_PYTHON.absolute():
+        return str(VENV_PYTHON)
+    found = {Path(shutil.which(name) or ""): name for name in ("python3", "python")}
+    return found.get(Path(python)) or quoted(python)
+
+
+def next_steps(python: str) -> str:
+    """The commands for the person."""
+    name = typed(python)
     commands = [f"cd {way_to_project()}", f"{name} train.py", f"{name} -m tensorboard.main --logdir check_point"]
     again = f"other answers later, without losing an edit: {name} -m engine.regenerate lr_scheduler_type=step"
     return "\n".join(["next:", *(f"  {command}" for command in commands), again])
 
 
+def way_to_verify(python: str) -> str:
+    """The command that verifies the project with that Python; in a .venv of the project, made anew, where it is ""."""
+    name = typed(python) if python else str(VENV_PYTHON)
+    commands = [f"cd {way_to_project()}", f"{name} -m pip install .", f"{name} train.py --smoke"]
+    if not python:
+        commands.insert(1, f"{typed(sys.executable)} -m venv .venv")
+    return " && ".join(commands)
+
+
+def only_compared(answers: dict) -> bool:
+    """Whether this is rendered by `cruft update` or `cruft diff`, to be compared and then thrown away."""
+    return "_repo_dir" not in answers and Path(tempfile.gettempdir()).resolve() in Path.cwd().resolve().parents
+
+
+def verify(answers: dict) -> int:
+    """Trains the smoke epoch and says how it went; returns whether it failed."""
+    python = ""
+    try:
+        in_venv = answers["smoke_epoch"] == "venv"
+        python = "" if in_venv else active_python(dict(os.environ))
+        trained_by = python or new_venv()
+        say(f"training a small epoch with {trained_by} ...")
+        say(smoke_epoch(trained_by))
+        say(next_steps(trained_by))
+        return 0
+    except (NotVerifiedError, OSError) as reason:
+        say(f"not verified, since {reason}; to finish: {way_to_verify(python)}")
+    except KeyboardInterrupt:
+        say(f"not verified, since you stopped it; to finish: {way_to_verify(python)}")
+    return 1
+
+
 def main(answers: dict) -> int:
     """Verifies the project as the answer smoke_epoch says; the exit status is 0 unless strictness was asked for."""
-    slug = answers["project_slug"]
-    try:
-        write_lock(answers)
-    except OSError as error:
-        print(f".cookiecutter.lock was not written ({error}): engine.regenerate will ask for --template")
-    if os.environ.get("TORCH_TEMPLATE_QUIET") == "1":
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a name that it cannot show ends nothing
+    if "_repo_dir" in answers:  # else it is cruft's, which keeps notes of its own
+        try:
+            write_lock(answers)
+        except OSError as error:
+            say(f".cookiecutter.lock was not written ({error}): engine.regenerate will ask for --template")
+    if os.environ.get("TORCH_TEMPLATE_QUIET") == "1" or only_compared(answers):
         return 0
     chosen = ("task_type", "num_parts", "lr_scheduler_type", "warm_up_mode")
-    print(f"{slug} is ready: " + ", ".join(f"{name}={answers[name]}" for name in chosen), flush=True)
-    finish = f"cd {way_to_project()} && python -m pip install . && python train.py --smoke"
+    say(f"{answers['project_slug']} is ready: " + ", ".join(f"{name}={answers[name]}" for name in chosen))
     if answers["smoke_epoch"] == "skip":
-        print(f"not verified, as you asked; to do so: {finish}")
+        say(f"not verified, as you asked; to do so: {way_to_verify(shutil.which('python') or '')}")
         return 0
-    try:
-        python = new_venv() if answers["smoke_epoch"] == "venv" else active_python(dict(os.environ))
-        print(f"training a small epoch with {python} ...", flush=True)
-        print(smoke_epoch(python))
-        print(next_steps(answers, python))
-        return 0
-    except NotVerifiedError as reason:
-        print(f"not verified, since {reason}; to finish: {finish}")
-    except KeyboardInterrupt:
-        print(f"not verified, since you stopped it; to finish: {finish}")
-    return 1 if os.environ.get("TORCH_TEMPLATE_STRICT") == "1" else 0
+    with own_keys():
+        failed = verify(answers)
+    return failed if os.environ.get("TORCH_TEMPLATE_STRICT") == "1" else 0
 
 
 if __name__ == "__main__":

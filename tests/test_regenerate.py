@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -383,3 +384,81 @@ def test_a_project_without_hooks_and_its_answers_in_a_file(
     replay = cookiecutter_config.parent / "replay" / "torch-template.json"
     assert generate(template, "--replay-file", str(replay), "-o", "replayed").returncode == 0
     assert contents(tmp_path / "replayed" / "demo") == contents(bare)
+
+
+# ---- cruft ----
+
+
+@pytest.fixture
+def cruft(tmp_path: Path, cookiecutter_config: Path) -> Callable[..., str]:
+    """cruft(folder, *words) is what cruft prints there, on both streams."""
+    (tmp_path / "temporary").mkdir()
+    environment = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(tmp_path / "temporary"))  # else this test is in it
+    environment["COOKIECUTTER_CONFIG"] = str(cookiecutter_config)
+
+    def run(folder: Path, *words: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "cruft", *words],
+            cwd=folder,
+            env=os.environ | environment | {"PWD": str(folder)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture
+def cruft_project(template: Path, cruft: Callable[..., str], tmp_path: Path) -> Path:
+    """A new project that cruft has made, with edits, committed."""
+    answers = {"project_name": "Demo", "smoke_epoch": "skip"}
+    assert "demo is ready" in cruft(
+        tmp_path, "create", str(template), "--no-input", "--extra-context", json.dumps(answers)
+    )
+    made = tmp_path / "demo"
+    for name in ("task.py", "README.md", "config.py"):
+        write(made, {name: f"# mine\n{(made / name).read_text('utf-8')}"})
+    git(made, "init", "-q")
+    git(made, "add", "-A")
+    git(made, "commit", "-q", "-m", "mine")
+    return made
+
+
+def test_cruft_brings_other_answers_and_newer_templates_and_keeps_edits(
+    cruft_project: Path, template: Path, cruft: Callable[..., str], tmp_path: Path, generate: Generate
+) -> None:
+    newer = tmp_path / "newer"
+    git(tmp_path, "clone", "-q", str(template), str(newer))
+    logger = newer / "{{cookiecutter.project_slug}}" / "engine" / "logger.py"
+    logger.write_text(logger.read_text("utf-8") + "NEW = 1\n", "utf-8")
+    git(newer, "commit", "-qam", "second")
+    state = cruft_project / ".cruft.json"
+    state.write_text(state.read_text("utf-8").replace(str(template), str(newer)), "utf-8")
+    git(cruft_project, "commit", "-qam", "the template is elsewhere")
+    assert "FAILURE" in cruft(cruft_project, "check", status=1)
+    changes = json.dumps({"lr_scheduler_type": "step"})
+    said = cruft(cruft_project, "update", "--skip-apply-ask", "--variables-to-update", changes)
+    assert "as clean as possible" in said and "is ready" not in said
+    assert generate(newer, "-o", "as", "lr_scheduler_type=step").returncode == 0
+    expected = contents(tmp_path / "as" / "demo")
+    mine = {name: f"# mine\n{expected[name]}" for name in ("task.py", "README.md", "config.py")}
+    shutil.rmtree(cruft_project / ".git")
+    assert contents(cruft_project) == expected | mine | {".cruft.json": state.read_text("utf-8")}
+    assert "SUCCESS" in cruft(cruft_project, "check")
+    assert json.loads(state.read_text("utf-8"))["context"]["cookiecutter"]["lr_scheduler_type"] == "step"
+
+
+def test_in_a_project_of_cruft_the_command_that_does_it_is_said_and_does_it(
+    cruft_project: Path, cruft: Callable[..., str]
+) -> None:
+    said = regenerate(cruft_project, "lr_scheduler_type=step", "warm_up_mode=none", status=1)
+    [line] = said.splitlines()
+    assert line.startswith("error: cruft keeps the answers of this project; commit, then: cruft update ")
+    assert regenerate(cruft_project, "--update", status=1).endswith("then: cruft update\n")
+    cruft(cruft_project, *shlex.split(line.partition("then: cruft ")[2]), "--skip-apply-ask")
+    config = (cruft_project / "config.py").read_text("utf-8")
+    assert '= "step"' in config and '= "none"' in config and config.startswith("# mine\n")
+    assert not (cruft_project / LOCK).exists()

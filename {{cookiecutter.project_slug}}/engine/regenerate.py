@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,9 +30,13 @@ def main(argv: list[str]) -> None:
     """Merges what other answers, or with --update the newest template, change into the project here.
 
     Raises:
-        UserError: a name or an answer that does not exist, no git or cookiecutter, or a template that is not found.
+        UserError: a name or an answer that does not exist, no git or cookiecutter, a template that is not found, or a
+            project that cruft made.
     """
     changes, update, place = parse(argv)
+    if Path(".cruft.json").exists():  # would still have the old answers
+        words = f" --variables-to-update {shlex.quote(json.dumps(changes))}" if changes else ""
+        raise UserError(f"cruft keeps the answers of this project; commit, then: cruft update{words}")
     before = read_answers(Path(ANSWERS))
     lock = read_lock(Path(LOCK))
     place = place or lock["template"]
