@@ -222,8 +222,8 @@ def next_steps(python: str) -> str:
     """The commands for the person."""
     name = typed(python)
     commands = [f"cd {way_to_project()}", f"{name} train.py", f"{name} -m tensorboard.main --logdir check_point"]
-    again = f"other answers later, without losing an edit: {name} -m engine.regenerate lr_scheduler_type=step"
-    return "\n".join(["next:", *(f"  {command}" for command in commands), again])
+    again = ["other answers later, without losing an edit:", f"  {name} -m engine.regenerate lr_scheduler_type=step"]
+    return "\n".join(["next:", *(f"  {command}" for command in commands), *again])
 
 
 def way_to_verify(python: str) -> str:
@@ -268,8 +268,9 @@ def main(answers: dict) -> int:
             say(f".cookiecutter.lock was not written ({error}): engine.regenerate will ask for --template")
     if os.environ.get("TORCH_TEMPLATE_QUIET") == "1" or only_compared(answers):
         return 0
-    chosen = ("task_type", "num_parts", "lr_scheduler_type", "warm_up_mode")
-    say(f"{answers['project_slug']} is ready: " + ", ".join(f"{name}={answers[name]}" for name in chosen))
+    say(f"{answers['project_slug']} is ready:")
+    for chosen in (("task_type", "num_parts"), ("lr_scheduler_type", "warm_up_mode")):
+        say("  " + ", ".join(f"{name}={answers[name]}" for name in chosen))
     if answers["smoke_epoch"] == "skip":
         say(f"not verified, as you asked; to do so: {way_to_verify(shutil.which('python') or '')}")
         return 0

@@ -1,0 +1,113 @@
+"""Makes the pictures of the README anew, in docs/images: `python benchmarks/pictures.py`.
+
+lr_curves.png has every schedule with every warm-up, from the code that trains; session.svg what a person sees who
+generates a project and trains it, taken from a terminal in the middle of the last epoch (not on Windows).
+"""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "{{cookiecutter.project_slug}}"
+sys.dont_write_bytecode = True
+sys.path[:0] = [str(SOURCE), str(ROOT / "tests")]
+
+from conftest import write_config  # noqa: E402
+from engine.figures import keep, new_figure  # noqa: E402
+from engine.lr_curve import lr_curve  # noqa: E402
+from engine.schedulers import SCHEDULES, WARM_UPS, Timeline, build_schedule  # noqa: E402
+
+IMAGES = ROOT / "docs" / "images"
+COLUMNS, LINES = 80, 42
+
+
+def draw_schedules() -> None:
+    """A row for each warm-up and a column for each schedule: 20 epochs, 4 of them warm-up."""
+    figure, axes = new_figure(len(SCHEDULES), len(WARM_UPS), 12, 7)
+    for column, schedule in enumerate(SCHEDULES):
+        for row, warm_up in enumerate(WARM_UPS):
+            axis, optimizer = axes[row, column], torch.optim.SGD([torch.zeros(1)], 0.1)
+            built = build_schedule(schedule, optimizer, Timeline(20, 50, warm_up, 4, 1e-4, step_size=6, patience=3))
+            [high], [low] = lr_curve(built, True), lr_curve(built, False)
+            epochs, rates = zip(*high, strict=True)
+            lowest = [lr for _, lr in low]
+            axis.plot(epochs, rates)
+            if high != low:
+                axis.plot(epochs, lowest, "C0--")
+                axis.fill_between(epochs, rates, lowest, alpha=0.15)
+            axis.set(ylim=(-0.004, 0.108), xticks=[0, 4, 10, 20], yticks=[0, 0.1], yticklabels=["0", "lr"])
+            axis.set_title(f"{schedule}, {warm_up}", fontsize=10)
+    figure.supxlabel("epochs; dashed: if no evaluation is better than the one before", fontsize=10)
+    keep(figure, IMAGES / "lr_curves.png")
+
+
+@contextmanager
+def in_terminal(command: list[str], folder: Path, **environment: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A process in a terminal of 80 columns, and the file by which it is read and typed into."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    env = os.environ | {"TERM": "xterm-256color", "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    process = subprocess.Popen(command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
+    os.close(theirs)
+    yield ours, process
+    process.kill()
+    process.wait()
+    os.close(ours)
+
+
+def read_until(terminal: int, pattern: str) -> str:
+    """What it shows until the last of it matches, or until the end."""
+    shown = b""
+    with suppress(OSError):  # how Linux says that the other end is closed
+        while not re.search(pattern, shown.decode(errors="ignore")) and (piece := os.read(terminal, 2**16)):
+            shown += piece
+    return shown.decode()
+
+
+def session(folder: Path) -> str:
+    """Generates a project with the first answers but for its name, and trains it into its third epoch."""
+    config = write_config(folder)
+    make = [sys.executable, "-m", "cookiecutter", str(ROOT), "--config-file", str(config)]
+    shown = "$ cookiecutter gh:user/torch-template\n"
+    with in_terminal(make, folder, PWD=str(folder)) as (terminal, _):
+        for answer in ("Stripes", *[""] * 8):
+            shown += read_until(terminal, r"\)\S*: $")
+            os.write(terminal, f"{answer}\n".encode())
+        shown += read_until(terminal, "$ never")
+    shown += "$ cd stripes && python train.py --data synthetic --epochs 3\n"
+    train = ["train.py", "--data", "synthetic", "--epochs", "3", "--log_per_step", "3"]
+    with in_terminal([sys.executable, *train], folder / "stripes") as (terminal, _):
+        shown += read_until(terminal, r"3/3  [4-9]\d%\|[^\r]*samples/s")
+    return shown.replace(sys.executable, "~/.venv/bin/python")
+
+
+def draw_session() -> None:
+    """The last lines of a session, as they stand in the terminal."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = session(Path(folder)).replace("\r\n", "\n").split("\n")
+    standing = [[part for part in line.split("\r") if part.strip()][-1:] for line in lines]  # what is not overwritten
+    wrapped = [line[0] if line else "" for line in standing]
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    console.print(Text.from_ansi("\n".join(wrapped[wrapped.index("$ cookiecutter gh:user/torch-template") :])))
+    console.save_svg(str(IMAGES / "session.svg"), title="torch-template")
+
+
+if __name__ == "__main__":
+    IMAGES.mkdir(exist_ok=True)
+    draw_schedules()
+    draw_session()
