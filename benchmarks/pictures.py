@@ -1,7 +1,8 @@
-"""Makes the pictures of the README anew, in docs/images: `python benchmarks/pictures.py`.
+"""Makes the pictures of the README anew, in docs/images: `python benchmarks/pictures.py [RUN ...]`.
 
 lr_curves.png has every schedule with every warm-up, from the code that trains; session.svg what a person sees who
-generates a project and trains it, taken from a terminal in the middle of the last epoch (not on Windows).
+generates a project and trains it, taken from a terminal in the middle of the last epoch (not on Windows). Of runs whose
+folders are given tensorboard.png is what Chromium shows, and predictions.png what the first of them drew.
 """
 
 import fcntl
@@ -14,11 +15,13 @@ import subprocess
 import sys
 import tempfile
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
@@ -34,6 +37,7 @@ from engine.schedulers import SCHEDULES, WARM_UPS, Timeline, build_schedule  # n
 
 IMAGES = ROOT / "docs" / "images"
 COLUMNS, LINES = 80, 42
+PORT = 16006
 
 
 def draw_schedules() -> None:
@@ -107,7 +111,36 @@ def draw_session() -> None:
     console.save_svg(str(IMAGES / "session.svg"), title="torch-template")
 
 
+def draw_tensorboard(root: Path) -> None:
+    """TensorBoard as a browser shows it that is in no hurry."""
+    serve = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root), "--port", str(PORT), "--load_fast=false"]
+    with subprocess.Popen(serve, stderr=subprocess.DEVNULL) as server, tempfile.TemporaryDirectory() as profile:
+        time.sleep(20)  # it reads the files
+        page = f"http://localhost:{PORT}/#timeseries"
+        quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking"]
+        look = [f"--user-data-dir={profile}", "--window-size=1500,1500", "--virtual-time-budget=30000"]
+        subprocess.run(["chromium", *quiet, *look, f"--screenshot={IMAGES / 'tensorboard.png'}", page], check=True)
+        server.terminate()
+
+
+def draw_predictions(run: Path) -> None:
+    """The pictures that a run drew of its test set, beside each other."""
+    pictures = [Image.open(path).convert("RGB") for path in sorted(run.glob("test_*.png"))]
+    height = min(picture.height for picture in pictures)
+    pictures = [picture.resize((picture.width * height // picture.height, height)) for picture in pictures]
+    together = Image.new("RGB", (sum(picture.width for picture in pictures), height), "white")
+    left = 0
+    for picture in pictures:
+        together.paste(picture, (left, 0))
+        left += picture.width
+    together.save(IMAGES / "predictions.png", optimize=True)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
+    runs = [Path(run) for run in sys.argv[1:]]
+    if runs:
+        draw_tensorboard(runs[0].parent)
+        draw_predictions(runs[0])
     draw_schedules()
     draw_session()
