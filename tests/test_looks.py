@@ -1,5 +1,6 @@
 """What a person sees: learning rates before a run, its lines and bars in 80 columns, runs side by side."""
 
+import io
 import os
 import re
 import sys
@@ -162,6 +163,20 @@ def test_a_pipe_gets_no_bar_and_no_colours(render: Render, tmp_path: Path) -> No
         "engine.compare",
     ]
     assert [word for word in words if word not in output] == []
+
+
+def test_a_notebook_gets_no_bar_though_its_server_has_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = io.StringIO()
+    monkeypatch.setattr(server, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "__stderr__", server)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with report.progress("epoch 1/2", 3) as bar:
+        bar.update()
+    assert server.getvalue() == ""
+    monkeypatch.setattr(sys, "stderr", server)
+    with report.progress("epoch 1/2", 3) as bar:
+        bar.update()
+    assert server.getvalue() != ""
 
 
 @in_a_terminal

@@ -24,9 +24,13 @@ def start_line(trainer: Any) -> str:
 
 
 def progress(what: str, total: int, done: int = 0) -> Any:
-    """A bar of `total` steps, some of them done, on the terminal's stderr; none in a pipe, and never in log.txt."""
+    """A bar of `total` steps, some of them done, on the terminal's stderr.
+
+    There is none in a pipe or a notebook, and never one in log.txt.
+    """
     terminal = sys.__stderr__
-    quiet = terminal is None or not terminal.isatty() or not is_main()
+    # In a notebook the true stderr may be the terminal of the server, but what took its place is none.
+    quiet = terminal is None or not (terminal.isatty() and sys.stderr.isatty()) or not is_main()
     layout = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
     return tqdm(
         total=total, initial=done, desc=what, file=terminal, disable=quiet, leave=False, dynamic_ncols=True,
