@@ -77,6 +77,23 @@ def test_every_question_and_choice_has_a_label_and_a_place_in_the_readme() -> No
             assert re.findall(r"`([^`]+)`", row.split("|")[2]) == choices
 
 
+def outline(text: str) -> dict[str, object]:
+    """What a translation keeps: headings' levels, commands and files, links and images, numbers, cells of tables."""
+    lines, number = text.splitlines(), r"\d+(?:\.\d+)?"
+    return {
+        "headings": re.findall(r"^#+(?= )", text, re.MULTILINE),
+        "code": [re.split(r"  +|#", line.strip())[0] for line in lines if line.startswith("    ")],
+        "links": re.findall(r"\]\(([^)]+)\)", text),
+        "numbers": sorted(re.findall(number, text)),
+        "tables": [sorted(re.findall(rf"`[^`]+`|{number}", line)) for line in lines if line.startswith("|")],
+    }
+
+
+def test_the_chinese_readme_says_what_the_english_one_does() -> None:
+    english, chinese = ((ROOT / name).read_text("utf-8") for name in ("README.md", "README.zh.md"))
+    assert outline(chinese) == outline(english.replace("(README.zh.md)", "(README.md)"))
+
+
 def test_every_task_is_one_file_and_one_choice() -> None:
     files = {path.stem: path.read_text("utf-8") for path in (ROOT / "templates" / "tasks").iterdir()}
     assert files.keys() == set(QUESTIONS["task_type"])
