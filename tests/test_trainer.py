@@ -622,7 +622,8 @@ def test_a_summary_never_fails_or_changes_anything(
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
-    assert f"\n{sum(p.numel() for p in model.parameters()):,} parameters" in capsys.readouterr().out
+    count = sum(p.numel() for p in model.parameters())
+    assert trainer.num_parameters() == count and f"\n{count:,} parameters" in capsys.readouterr().out
 
 
 def test_a_summary_shows_each_part_with_its_own_input_also_without_tensorboard(

@@ -301,8 +301,7 @@ class Trainer:
         for score in self.set_metrics.values():
             score.reset()
         share_buffers(self.model_list)
-        bar = report.progress("evaluation", len(loader))
-        with evaluating(self.model_list), kept_random_state(self.device), bar:
+        with evaluating(self.model_list), kept_random_state(self.device), report.progress("eval", len(loader)) as bar:
             for batch, own, _ in shares_of(loader, iter(loader)):
                 self.stops.check()
                 batch = to_device(batch, self.device)
@@ -367,10 +366,7 @@ class Trainer:
         restore(self, checkpoint.load(path), path, optim)
 
     def save_model(self, path: str | Path) -> None:
-        """Writes the whole network, so that it runs without this project's code, for batches of any size.
-
-        Read it with `torch.export.load(path).module()`; it is in eval mode and on the CPU.
-        """
+        """Writes the whole network, in eval mode, for `torch.export.load(path).module()`, without this project's code."""
         export(self, path)
 
     def example_input(self) -> Any:
@@ -385,7 +381,11 @@ class Trainer:
         print(f"{' model info ':=^60}")
         with torch.no_grad(), eval_mode(self.model_list), kept_random_state(self.device):
             show(Network(self.model_list, self.forward), to_device(fake_inp, self.device), self.writer)
-        print(f"{sum(p.numel() for model in self.model_list for p in model.parameters()):,} parameters")
+        print(f"{self.num_parameters():,} parameters")
+
+    def num_parameters(self) -> int:
+        """The number of weights of all parts together, frozen ones too."""
+        return sum(p.numel() for model in self.model_list for p in model.parameters())
 
     def print_best_metrics(self) -> None:
         """Prints the scores of the best epoch and the best value that each score reached in any."""
