@@ -1,4 +1,5 @@
 # make demo: from nothing to a generated project that has trained its smoke epoch.   make test: all tests.
+# make example: the rendered project to read, in example/, anew.
 # make soak: far more kills and damaged files than make test tries; SOAK=100 for a night.
 PYTHON ?= python3
 VENV := .venv
@@ -6,11 +7,14 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 SOAK ?= 10
 
-.PHONY: demo test soak lint clean
+.PHONY: demo example test soak lint clean
 
 demo: $(VENV)/ready
 	rm -rf build/demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cookiecutter --no-input --output-dir build . project_name=Demo
+
+example: $(VENV)/ready
+	$(BIN)/python -B tests/example_project.py
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(JOBS)
