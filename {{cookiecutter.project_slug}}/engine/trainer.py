@@ -354,7 +354,7 @@ class Trainer:
     def save_model(self, path: str | Path) -> None:
         """Writes the whole network, so that it runs without this project's code, for batches of any size.
 
-        Read it with `torch.export.load(path).module()`; it is in eval mode and on the CPU.
+        Read it with `torch.export.load(path).module()`; it is in eval mode and on the CPU. A UserError with fsdp.
         """
         export(self, path)
 
