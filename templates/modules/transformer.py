@@ -36,7 +36,7 @@ class Embed(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(-(-max_length // STRIDE), width))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """From bytes plus one (B, L) to vectors (B, ceil(L / 4), width), and which are text, of shape (B, ceil(L / 4))."""
+        """From bytes plus one (B, L) to vectors (B, P, width) and which are text (B, P), with P = ceil(L / 4)."""
         # Padding is zero everywhere, so how far a batch is padded changes nothing.
         x = F.pad(x, (0, -x.shape[1] % STRIDE))
         h = self.bytes(x) + self.ngrams(torch.stack([hash_ngrams(x, n) for n in NGRAMS])).sum(0)
