@@ -42,6 +42,18 @@ def test_the_hooks_of_a_project_check_and_format_with_the_ruff_that_is_its_lower
     assert ruff["rev"] == f"v{bound.removeprefix('ruff>=')}.0"
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"), [(name, answer) for name in ("task_type", "license") for answer in QUESTIONS[name]]
+)
+def test_the_hooks_find_no_space_at_an_end_of_line_or_file_of_a_new_project(
+    question: str, answer: str, render: Render
+) -> None:
+    for path in render(**{question: answer}).rglob("*"):
+        if path.is_file():
+            text = path.read_text("utf-8")
+            assert text == "".join(f"{line.rstrip()}\n" for line in text.rstrip().split("\n")), path
+
+
 # ---- the template's ----
 
 
