@@ -1,4 +1,6 @@
 # make demo: from nothing to a generated project that has trained its smoke epoch.   make test: all tests.
+# make example: the rendered project to read, in example/, anew.
+# make docs: the documentation, in build/docs; warnings are errors.
 # make soak: far more kills and damaged files than make test tries; SOAK=100 for a night.
 PYTHON ?= python3
 VENV := .venv
@@ -6,11 +8,17 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 SOAK ?= 10
 
-.PHONY: demo test soak lint clean
+.PHONY: demo example docs test soak lint clean
 
 demo: $(VENV)/ready
 	rm -rf build/demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cookiecutter --no-input --output-dir build . project_name=Demo
+
+example: $(VENV)/ready
+	$(BIN)/python -B tests/example_project.py
+
+docs: $(VENV)/ready
+	$(BIN)/mkdocs build --strict
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(JOBS)
@@ -26,7 +34,7 @@ lint: $(VENV)/ready
 # One call of pip for torch and torchvision together: they only work in matching versions.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install ".[project,test]"
+	$(BIN)/python -m pip install ".[project,test,docs]"
 	touch $@
 
 clean:

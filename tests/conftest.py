@@ -135,10 +135,12 @@ def render(render_into: Render, tmp_path: Path) -> Render:
 def modules_of(project: Path) -> Iterator[Any]:
     """The Python files in the folder of a rendered project, imported, as attributes by name; the engine is ours."""
     names = [path.stem for path in project.glob("*.py")]
+    network = import_module("engine.network")
 
     def forget() -> None:
         for name in names:
             sys.modules.pop(name, None)
+            vars(network).pop(f"__import_{name}", None)  # where the export of torch 2.6 keeps the first of that name
 
     forget()
     sys.path.insert(0, str(project))

@@ -11,9 +11,9 @@ from conftest import COMBINATIONS, MODULES, QUESTIONS, SOURCE, Render, ruff
 from scripts import run_script
 
 FILES = {
-    ".cookiecutter.yaml", ".gitignore", "LICENSE", "README.md", "config.py", "lr_curve.py", "predict.py",
-    "pyproject.toml", "task.py", "train.py", "scripts/slurm.sh", "tests/test_faults.py", "tests/test_project.py",
-    "tests/test_task.py",
+    ".cookiecutter.yaml", ".github/workflows/ci.yml", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "README.md",
+    "config.py", "lr_curve.py", "predict.py", "pyproject.toml", "task.py", "train.py", "scripts/slurm.sh",
+    "tests/test_faults.py", "tests/test_project.py", "tests/test_task.py",
 }  # fmt: skip
 ENGINE = {path.relative_to(SOURCE).as_posix() for path in (SOURCE / "engine").glob("*.py")}
 VARIES = {

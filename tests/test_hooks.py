@@ -203,7 +203,7 @@ def test_the_smoke_epoch_is_reported_and_leaves_no_trace(
     for name in files_in(without):
         assert (project / name).read_bytes() == (without / name).read_bytes(), name
     folders = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_dir()}
-    assert folders == {"engine", "scripts", "tests"}
+    assert folders == {".github", ".github/workflows", "engine", "scripts", "tests"}
 
 
 def test_the_active_environment_comes_first(post_gen: ModuleType) -> None:

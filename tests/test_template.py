@@ -5,6 +5,7 @@ import io
 import re
 import sys
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,42 @@ def test_a_project_has_the_license_that_was_chosen(license: str, render: Render)
     if license != "none":
         text = (project / "LICENSE").read_text("utf-8")
         assert license.split("-")[0] in text and "Ada" in text and "{" not in text.replace("{name", "")
+
+
+# ---- docstrings ----
+
+DOCUMENTED = [
+    *(SOURCE / "engine").glob("*.py"),
+    *(SOURCE / name for name in ("config.py", "predict.py", "train.py")),
+    *(ROOT / "templates").rglob("*.py"),
+]
+
+
+def public(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef, str]]:
+    """Each public class, function and method of a file: its name, node and docstring, of __init__ the class's."""
+    text = path.read_text("utf-8").split("\n\n\n# ==== ")[0]  # of a task what becomes task.py
+    for node in ast.parse(text).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node.name, node, ast.get_docstring(node) or ""
+            for method in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(method, ast.FunctionDef) and (method.name == "__init__" or method.name[0] != "_"):
+                    documented = node if method.name == "__init__" else method
+                    yield f"{node.name}.{method.name}", method, ast.get_docstring(documented) or ""
+
+
+def raised(node: ast.FunctionDef) -> set[str]:
+    """The names of the errors that a function raises by itself, not by what it calls."""
+    calls = (n.exc.func for n in ast.walk(node) if isinstance(n, ast.Raise) and isinstance(n.exc, ast.Call))
+    return {call.id for call in calls if isinstance(call, ast.Name)}
+
+
+@pytest.mark.parametrize("path", DOCUMENTED, ids=lambda path: path.stem)
+def test_every_public_name_has_a_docstring(path: Path) -> None:
+    assert [name for name, _, text in public(path) if not text] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTED, ids=lambda path: path.stem)
+def test_every_public_function_names_the_errors_that_it_raises_for_a_mistake(path: Path) -> None:
+    for name, node, text in public(path):
+        if isinstance(node, ast.FunctionDef) and raised(node) & {"UserError", "ValueError", "gone_bad"}:
+            assert "UserError" in text or "ValueError" in text, name

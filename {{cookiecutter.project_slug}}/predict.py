@@ -22,7 +22,11 @@ class Arguments:
 
 
 def predict(arguments: Arguments) -> None:
-    """Reads the weights, then inputs batch by batch, and writes a row for each."""
+    """Reads the weights, then inputs batch by batch, and writes a row for each.
+
+    Raises:
+        UserError: a flag or a checkpoint that cannot be used, or an input that cannot be read.
+    """
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} must be 1 or more")
     if not arguments.output.parent.is_dir() or arguments.output.is_dir():

@@ -25,6 +25,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """From bytes (B, 3, H, W) to floats of the same shape."""
         return (x.float() - self.mean) / self.std
 
 
@@ -51,6 +52,7 @@ class AndMirror(nn.Module):
     """Outside training, every image and, as the second half of the batch, its mirror image."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """From (B, 3, H, W) to the same in training, else to (2 B, 3, H, W)."""
         return x if self.training else torch.cat([x, x.flip(-1)])
 
 
@@ -58,6 +60,7 @@ class MeanOfMirrors(nn.Module):
     """Outside training, what the network finds in an image and in its mirror image, averaged."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """From (B, F) to the same in training, else from (2 B, F) to (B, F)."""
         return x if self.training else x.unflatten(0, (2, -1)).mean(0)
 
 

@@ -47,6 +47,7 @@ class MacroF1(ConfusionScore):
     """
 
     def compute(self) -> Tensor:
+        """The score, a scalar; NaN where nothing was counted."""
         hits, sizes = self.hits_and_sizes()
         return (2 * hits / sizes).mean()
 

@@ -74,7 +74,11 @@ def num_features(column: dict[str, Any]) -> int:
 
 
 def encode_numbers(table: Table, column: dict[str, Any]) -> Tensor:
-    """Standardised numbers, shape (N, 1), missing ones as the mean; with a second feature, 1 where it was missing."""
+    """Standardised numbers, shape (N, 1), missing ones as the mean; with a second feature, 1 where it was missing.
+
+    Raises:
+        UserError: a cell that is neither missing nor a finite number.
+    """
     cells = table.column(table.number(column["name"], "its first line"))
     numbers = torch.tensor([as_number(cell) for cell in cells], dtype=torch.float64)
     missing = torch.tensor([cell.lower() in MISSING for cell in cells], dtype=torch.bool)

@@ -92,7 +92,12 @@ def cells_per_line(text: str, separator: str) -> int:
 
 
 def parse(path: Path, text: str, separator: str, quoting: Any) -> Table:
-    """The rows of a text as a table."""
+    """The rows of a text as a table.
+
+    Raises:
+        UserError: no row, or one with more or fewer cells than the first.
+        csv.Error: quotes that do not match, with the line.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoting, strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []

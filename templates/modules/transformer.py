@@ -36,6 +36,7 @@ class Embed(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(-(-max_length // STRIDE), width))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """From bytes plus one (B, L) to vectors (B, P, width) and which are text (B, P), with P = ceil(L / 4)."""
         # Padding is zero everywhere, so how far a batch is padded changes nothing.
         x = F.pad(x, (0, -x.shape[1] % STRIDE))
         h = self.bytes(x) + self.ngrams(torch.stack([hash_ngrams(x, n) for n in NGRAMS])).sum(0)
@@ -55,6 +56,7 @@ class Encoder(nn.Module):
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
     def forward(self, inp: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """From vectors (B, P, width) and which are text (B, P) to the same."""
         h, is_text = inp
         return self.layers(h, src_key_padding_mask=~is_text), is_text
 
@@ -69,6 +71,7 @@ class Classify(nn.Module):
         self.linear = Fp32Linear(width, classes)
 
     def forward(self, inp: tuple[Tensor, Tensor]) -> Tensor:
+        """From vectors (B, P, width) and which are text (B, P) to logits (B, classes)."""
         h, is_text = inp
         counted = is_text.unsqueeze(2)
         return self.linear(self.dropout(self.norm((h * counted).sum(1) / counted.sum(1))))

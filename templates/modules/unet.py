@@ -27,6 +27,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList([block(3, width), *(block(width << i, width << (i + 1)) for i in range(3))])
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Channels double at each step: (B, width, H, W), (B, 2 width, H / 2, W / 2), and two more, rounded up."""
         x = (x.float() - self.mean) / self.std
         features: list[Tensor] = []
         for number, conv in enumerate(self.blocks):
@@ -44,6 +45,7 @@ class Body(nn.Module):
         self.context = nn.Linear(width, width)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """The same shapes; the last features, (B, width, H / 8, W / 8), are new."""
         *fine, x = features
         return [*fine, x + self.conv(x) + self.context(x.mean((2, 3)))[:, :, None, None]]
 
@@ -57,6 +59,7 @@ class Decoder(nn.Module):
         self.head = Fp32Linear(width, classes)
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        """From features, as Encoder gives them, to logits (B, C, H, W)."""
         *skips, x = features
         for conv, skip in zip(reversed(self.blocks), reversed(skips), strict=True):
             up = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)

@@ -118,7 +118,7 @@ def read_own(config: Config) -> tuple[Splits, list[str]]:
 
 
 def read_cifar10(config: Config) -> tuple[Splits, list[str]]:
-    """CIFAR-10 (Krizhevsky 2009), downloaded into data_dir once."""
+    """CIFAR-10 (Krizhevsky 2009), downloaded into data_dir once; a UserError where that fails."""
     from torchvision.datasets import CIFAR10  # here, since it takes as long to import as torch and only this needs it
 
     try:

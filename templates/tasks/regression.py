@@ -75,9 +75,13 @@ class SquaredErrors:
 
 
 class R2(SquaredErrors):
-    """1 - squared errors / squared deviations of the truth from its mean; NaN where the truth does not vary."""
+    """The coefficient of determination: 1 - squared errors / squared deviations of the truth from its mean.
+
+    NaN where the truth does not vary.
+    """
 
     def compute(self) -> Tensor:
+        """The score, a scalar: 1 at best, 0 for the mean of the truth, no lower limit."""
         deviations = self.squares - self.sum**2 / max(1, self.count)
         return torch.tensor(1 - self.errors / deviations if deviations > 0 else math.nan, dtype=torch.float64)
 
@@ -90,6 +94,7 @@ class RootMeanSquare(SquaredErrors):
         self.unit = unit
 
     def compute(self) -> Tensor:
+        """The error, a scalar, in the target's own unit."""
         return torch.tensor(self.unit * math.sqrt(self.errors / max(1, self.count)), dtype=torch.float64)
 
 
@@ -113,6 +118,9 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
 
     Without a val split a part of train is held out. What is standardised, imputed and known of text columns comes
     from the training part alone.
+
+    Raises:
+        UserError: a target that does not vary, or a table that cannot be read.
     """
     if config.data == "synthetic":
         tables, target = {"train": make_synthetic(config)}, "y"

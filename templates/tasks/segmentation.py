@@ -72,6 +72,9 @@ def load_data(config: Config) -> tuple[dict[str, Rows], dict[str, Any]]:
     """Train and val, test where there is one, and what prediction needs to know.
 
     Without a val split a part of train is held out; test never chooses the model.
+
+    Raises:
+        UserError: --ignore_index is no number of a pixel, or files that cannot be used.
     """
     if config.ignore_index > 255:
         raise UserError(f"--ignore_index {config.ignore_index} must be 255 or less, the largest number in a mask")
@@ -174,7 +177,11 @@ def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) ->
 
 
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
-    """Masks of the images' own sizes, from logits (B, C, H, W), as PNG files beside `output`; the parts of classes."""
+    """Masks of the images' own sizes, from logits (B, C, H, W), as PNG files beside `output`; the parts of classes.
+
+    Raises:
+        UserError: a mask would take the place of its image.
+    """
     folder = output.with_name(f"{output.stem}_masks")
     folder.mkdir(exist_ok=True)
     rows = []

@@ -103,7 +103,11 @@ def listed(names: Sequence[str]) -> str:
 
 
 def read_own(config: Config) -> tuple[Splits, int]:
-    """The texts and classes of one's own tables, and the number of the texts' column where none has a name, or -1."""
+    """The texts and classes of one's own tables, and the number of the texts' column where none has a name, or -1.
+
+    Raises:
+        UserError: a table that cannot be read, has no row or lacks a column.
+    """
     tables = {name: read_table(path) for name, path in find_tables(config.data).items()}
     train, wanted = tables["train"], {config.text_column, config.label_column}
     by_flag = wanted != {Config.text_column, Config.label_column}

@@ -24,7 +24,11 @@ SEAL = b"sha256:"
 
 
 def new_run_dir(root: str | Path) -> Path:
-    """Makes `root`/<YYYY-mm-dd_HH-MM-SS>, the directory of one run; a second run in the same second gets "_2"."""
+    """Makes `root`/<YYYY-mm-dd_HH-MM-SS>, the directory of one run; a second run in the same second gets "_2".
+
+    Raises:
+        UserError: it cannot be made there.
+    """
     stem = Path(root) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in range(1, 1000):
         path = stem if number == 1 else stem.with_name(f"{stem.name}_{number}")

@@ -22,6 +22,11 @@ class EpochBatches(Batches):
 
     It is never a single sample, which batch normalisation cannot train on, unless all are: then it takes one from the
     batch before it or, where that has two, joins it.
+
+    Args:
+        length: number of samples.
+        batch_size: samples per batch, over all processes.
+        seed: of the order; 0 or more.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int) -> None:
@@ -39,11 +44,13 @@ class EpochBatches(Batches):
         self.first = batch
 
     def whole(self) -> Iterator[list[int]]:
+        """The batches of all processes together, in the order of the chosen epoch."""
         order = torch.randperm(self.length, generator=epoch_generator(self.seed, self.epoch)).tolist()
         for start, end in self.pieces():
             yield order[start:end]
 
     def sizes(self) -> list[int]:
+        """Their numbers of samples."""
         return [end - start for start, end in self.pieces()]
 
     def pieces(self) -> list[tuple[int, int]]:
@@ -144,7 +151,15 @@ def eval_loader(dataset: Rows, batch_size: int, workers: int, pin: bool) -> Data
 def loaders(
     data: dict[str, Rows], batch_size: int, seed: int, workers: int, device: torch.device
 ) -> tuple[DataLoader[Any], DataLoader[Any], Any]:
-    """Of train, val and test; that of test is empty where there is none."""
+    """Of train, val and test; that of test is empty where there is none.
+
+    Args:
+        data: the samples of "train", "val" and, where there is one, "test".
+        batch_size: samples per batch, over all processes.
+        seed: of the order in which train is read.
+        workers: processes that load; 0 loads in the training process.
+        device: where batches go.
+    """
     pin = device.type == "cuda"
     return (
         train_loader(data["train"], batch_size, seed, workers, pin),

@@ -22,6 +22,7 @@ class Tee:
         self.complained = False
 
     def write(self, text: str) -> int:
+        """Writes the text to both; returns its number of characters."""
         try:
             self.log.write(text)
         except (OSError, ValueError) as error:  # a full disk must not end what is being logged
@@ -33,6 +34,7 @@ class Tee:
         return len(text)
 
     def flush(self) -> None:
+        """Brings both up to date."""
         with suppress(OSError, ValueError):
             self.log.flush()
         try:

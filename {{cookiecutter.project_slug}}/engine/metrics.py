@@ -67,7 +67,11 @@ class SampleMeans:
         self.bad: list[tuple[int, str, float]] = []  # values that are inf or NaN: update, name, value
 
     def add(self, values: Mapping[str, Any], samples: int, update: int = 0) -> None:
-        """Takes in the means of one batch, scalars by name, and the number of the update that it belongs to."""
+        """Takes in the means of one batch, scalars by name, and the number of the update that it belongs to.
+
+        Raises:
+            UserError: a value of more than one number.
+        """
         for name, value in values.items():
             value = value.detach() if torch.is_tensor(value) else torch.as_tensor(value)
             if value.dim():

@@ -15,7 +15,7 @@ from .sharding import has_divided
 
 
 def merge_stages(stages: list[nn.Module], num_parts: int) -> list[nn.Module]:
-    """Merges the leading stages of a chain until `num_parts` parts are left."""
+    """Merges the leading stages of a chain until `num_parts` parts, 1 to their number, are left."""
     split = len(stages) - num_parts + 1
     return [nn.Sequential(*stages[:split]), *stages[split:]]
 
@@ -24,6 +24,7 @@ class Fp32Linear(nn.Linear):
     """A last layer that computes in fp32 whatever the precision of the rest: outputs of three digits would tie."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """From (..., in_features), of any precision, to fp32 of shape (..., out_features)."""
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 
@@ -37,6 +38,7 @@ class Network(nn.Module):
         self.run = forward
 
     def forward(self, x: Any) -> Any:
+        """What the trainer's `forward` gives for a batch's input."""
         return self.run(x)
 
 
@@ -126,7 +128,11 @@ def show(network: Network, inp: Any, writer: Any) -> None:
 
 
 def export(trainer: Any, path: str | Path) -> None:
-    """Writes a trainer's network as a program for batches of any size, in eval mode and on the CPU."""
+    """Writes a trainer's network as a program for batches of any size, in eval mode and on the CPU.
+
+    Raises:
+        UserError: the network is divided among processes.
+    """
     if has_divided(trainer.model_list):
         raise UserError("this process has a piece of the network; load best.pth in one process, and save_model there")
     twin = copy.copy(trainer)

@@ -59,7 +59,12 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> tuple[dict[str, str], bool, str]:
-    """The answers to change, whether to update, and the template's place where it was given."""
+    """The answers to change, whether to update, and the template's place where it was given.
+
+    Raises:
+        UserError: a word that is no answer.
+        SystemExit: help was asked for, and has been printed.
+    """
     changes, update, place = dict[str, str](), False, ""
     words = iter(argv)
     for word in words:
@@ -80,7 +85,11 @@ def parse(argv: list[str]) -> tuple[dict[str, str], bool, str]:
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """The answers that made the project; the template writes each as a JSON string."""
+    """The answers that made the project; the template writes each as a JSON string.
+
+    Raises:
+        UserError: the file is not there, or holds none.
+    """
     try:
         lines = re.findall(r'^  (\w+): (".*")$', path.read_text("utf-8"), re.MULTILINE)
         answers: dict[str, str] = {name: json.loads(answer) for name, answer in lines}
@@ -114,7 +123,7 @@ def run(command: list[str], **options: Any) -> str:
 
 
 def cookiecutter() -> list[str]:
-    """The words that start it."""
+    """The words that start it; a UserError where it is not installed."""
     if importlib.util.find_spec("cookiecutter"):
         return [sys.executable, "-m", "cookiecutter"]
     if found := shutil.which("cookiecutter"):
@@ -123,7 +132,11 @@ def cookiecutter() -> list[str]:
 
 
 def render(place: str, commit: str, answers: dict[str, str], folder: Path) -> Path:
-    """Renders the template, of that commit where one is given, into the folder; returns the project's path."""
+    """Renders the template, of that commit where one is given, into the folder; returns the project's path.
+
+    Raises:
+        UserError: no place, no git, or what git or cookiecutter complain of.
+    """
     if not place:
         raise UserError("it is not known where the template is; give --template with its path or address")
     if not shutil.which("git"):
@@ -218,7 +231,11 @@ def content(path: Path) -> bytes | None:
 
 
 def merge_lines(here: bytes, was: bytes, becomes: bytes) -> tuple[bytes, bool]:
-    """The lines of `here` with what changed from `was` to `becomes`, and whether both changed the same ones."""
+    """The lines of `here` with what changed from `was` to `becomes`, and whether both changed the same ones.
+
+    Raises:
+        UserError: git cannot merge them, as where a file is binary.
+    """
     with tempfile.TemporaryDirectory() as folder:
         names = ("here", "was", "becomes")
         for name, text in zip(names, (here, was, becomes), strict=True):

@@ -27,9 +27,9 @@ WARM_UPS: dict[str, Callable[[float, float, float], float]] = {
 class WarmUpLR(LRScheduler):
     """Raises the rate from `init_lr` to the optimizer's own over the first `total` updates, then leaves it alone.
 
-    Call `step()` after each update. The rate at update t < total, with p = t / total and base rate b, is
-    linear: i + (b - i) p; exponential: i (b / i)^p; constant: i. At update `total` it is b; from then on
-    whatever the group holds stays, so another scheduler can take over when `warming_up` turns False.
+    Call `step()` after each update. The rate at update t < total, with i = init_lr, p = t / total and base rate b, is
+    linear: i + (b - i) p; constant: i (both Goyal et al. 2017, 2.2); exponential: i (b / i)^p. At update `total` it is
+    b; then whatever the group holds stays, so another scheduler can take over when `warming_up` turns False.
 
     Args:
         optimizer: the optimizer whose rates are scheduled; every group has its own base rate.
@@ -147,6 +147,7 @@ class Schedule(WarmUpLR):
         return b
 
     def lr_after_warm_up(self, s: int) -> list[float]:
+        """By `formula`, one rate per group."""
         return [self.formula(float(b), s) for b in self.base_lrs]
 
     def after_evaluation(self, scores: Mapping[str, float]) -> None:
@@ -157,6 +158,7 @@ class Annealing(Schedule):
     """Half a cosine from the base rate to eta_min (Loshchilov & Hutter 2017, SGDR, eq. 5, without restarts)."""
 
     def formula(self, b: float, s: int) -> float:
+        """eta_min + (b - eta_min) (1 + cos(pi s / T)) / 2, with T updates after the warm-up."""
         low, progress = self.timeline.eta_min, min(1.0, s / self.timeline.main_updates)
         return low + (b - low) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -165,6 +167,7 @@ class Step(Schedule):
     """The base rate times gamma after every step_size epochs; the warm-up's epochs do not count."""
 
     def formula(self, b: float, s: int) -> float:
+        """b gamma^floor(e / step_size), after e whole epochs since the warm-up: torch's StepLR."""
         epochs = s // self.timeline.updates_per_epoch
         return b * self.timeline.gamma ** (epochs // self.timeline.step_size)
 
@@ -190,9 +193,11 @@ class KeyMetricPlateau(Schedule):
         return timeline.key_metric, timeline.key_mode
 
     def formula(self, b: float, s: int) -> float:
+        """b times all decays so far."""
         return b * self.factor
 
     def after_evaluation(self, scores: Mapping[str, float]) -> None:
+        """Counts evaluations without progress, and decays after more than `patience`; none in the warm-up."""
         if self.warming_up:
             return
         if improves(scores[self.watched], self.best, self.mode_of_watched, self.threshold):
@@ -210,6 +215,7 @@ class LossPlateau(KeyMetricPlateau):
     """The same on the evaluation loss, where less is better."""
 
     def watch(self, timeline: Timeline) -> tuple[str, str]:
+        """The evaluation loss, and "min"."""
         return "loss", "min"
 
 

@@ -168,6 +168,7 @@ class Trainer:
 
         SIGTERM or SIGINT ends it after the update, or the batch of an evaluation, in progress: a state is saved and
         SystemExit raised, with 128 and the signal's number; a second SIGINT raises KeyboardInterrupt at once.
+        A UserError names the first update with NaN or inf in a loss or gradient, or the file that cannot be written.
         """
         if epochs != self.epochs:
             self.epochs = epochs

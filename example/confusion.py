@@ -1,0 +1,48 @@
+"""Scores from the counts of every pair of true and predicted class over the whole set."""
+
+import torch
+from torch import Tensor
+
+
+class ConfusionScore:
+    """Counts pairs of classes batch by batch; a subclass is one formula on the counts, `compute`.
+
+    Rows of `confusion`, shape (C, C), are true classes and columns predicted ones.
+    """
+
+    sums = ("confusion",)
+
+    def __init__(self, num_classes: int, ignore_index: int = -1) -> None:
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.confusion = torch.empty(0)
+        self.reset()
+
+    def update(self, pred: Tensor, y: Tensor) -> None:
+        """Takes in logits of shape (B, C, ...) and class numbers of shape (B, ...)."""
+        counted = y != self.ignore_index
+        cells = (y.long() * self.num_classes + pred.argmax(1))[counted]
+        counts = torch.bincount(cells, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
+        self.confusion = self.confusion.to(counts.device) + counts
+
+    def reset(self) -> None:
+        """Forgets all that was counted."""
+        self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
+
+    def hits_and_sizes(self) -> tuple[Tensor, Tensor]:
+        """Per class that occurs or is predicted: true positives tp, and tp + fp + tp + fn; float64 on the CPU."""
+        confusion = self.confusion.cpu().double()
+        sizes = confusion.sum(0) + confusion.sum(1)
+        return confusion.diag()[sizes > 0], sizes[sizes > 0]
+
+
+class MacroF1(ConfusionScore):
+    """Mean over classes of F1 = 2 tp / (2 tp + fp + fn).
+
+    A class that neither occurs nor is predicted is left out, as in scikit-learn's f1_score(average="macro").
+    """
+
+    def compute(self) -> Tensor:
+        """The score, a scalar; NaN where nothing was counted."""
+        hits, sizes = self.hits_and_sizes()
+        return (2 * hits / sizes).mean()
