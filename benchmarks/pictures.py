@@ -38,6 +38,7 @@ from engine.schedulers import SCHEDULES, WARM_UPS, Timeline, build_schedule  # n
 IMAGES = ROOT / "docs" / "images"
 COLUMNS, LINES = 80, 42
 PORT = 16006
+TAGS = "acc$|loss|lr/|norm|speed"  # on the page of TensorBoard
 
 
 def draw_schedules() -> None:
@@ -113,13 +114,17 @@ def draw_session() -> None:
 
 def draw_tensorboard(root: Path) -> None:
     """TensorBoard as a browser shows it that is in no hurry."""
-    serve = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root), "--port", str(PORT), "--load_fast=false"]
-    with subprocess.Popen(serve, stderr=subprocess.DEVNULL) as server, tempfile.TemporaryDirectory() as profile:
+    serve = [sys.executable, "-m", "tensorboard.main", "--logdir", root.name, "--port", str(PORT), "--load_fast=false"]
+    with (
+        subprocess.Popen(serve, cwd=root.parent, stderr=subprocess.DEVNULL) as server,
+        tempfile.TemporaryDirectory() as profile,
+    ):
         time.sleep(20)  # it reads the files
-        page = f"http://localhost:{PORT}/#timeseries"
+        page = f"http://localhost:{PORT}/#scalars&_smoothingWeight=0&tagFilter={TAGS}"
         quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking"]
-        look = [f"--user-data-dir={profile}", "--window-size=1500,1500", "--virtual-time-budget=30000"]
-        subprocess.run(["chromium", *quiet, *look, f"--screenshot={IMAGES / 'tensorboard.png'}", page], check=True)
+        look = [f"--user-data-dir={profile}", "--window-size=1500,1300", "--virtual-time-budget=30000"]
+        command = ["chromium", *quiet, *look, f"--screenshot={IMAGES / 'tensorboard.png'}", page]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         server.terminate()
 
 

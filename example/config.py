@@ -72,6 +72,7 @@ class Config:
     keep_last: int = 3  # newest states of whole epochs that are kept, and as many inside an epoch; 0 keeps all
     patience_stop: int = 0  # epochs without a better key metric after which training ends; 0 trains to the last
     histograms: bool = False  # record weights and gradients in TensorBoard after each epoch
+    pictures: Literal["end", "epoch", "none"] = "end"  # draw predictions at the end, after each epoch too, or not
     model_info: bool = False  # print a layer-by-layer summary and draw the graph in TensorBoard
     smoke: bool = False  # one small epoch at half the width, on synthetic data, that leaves no trace
 
@@ -83,14 +84,14 @@ class Config:
 
     def __str__(self) -> str:
         settings = "  ".join(f"{name}={value}" for name, value in asdict(self).items())
-        return textwrap.fill(settings, 100, break_long_words=False, break_on_hyphens=False)
+        return textwrap.fill(settings, 79, break_long_words=False, break_on_hyphens=False)
 
 
 # What a resumed run may change. All else would make it another run than the one that it continues.
 MAY_CHANGE = {
     "epochs", "lr", "eta_min", "step_size", "gamma", "patience", "ckpt_dir", "resume", "device", "strategy",
     "sync_timeout", "compile", "workers", "log_per_step", "save_per_epochs", "save_per_steps", "keep_last",
-    "patience_stop", "histograms", "model_info", "smoke",
+    "patience_stop", "histograms", "pictures", "model_info", "smoke",
 }  # fmt: skip
 
 
@@ -125,12 +126,12 @@ def parse_config(argv: list[str], defaults: Config = Config()) -> Config:  # noq
     given = {argument.removeprefix("--").replace("-", "_") for argument in argv}
     off: dict[str, Any] = {name: False for name, on in asdict(defaults).items() if on is True and name in given}
     defaults = replace(defaults, **off)
-    config: Config = tyro.cli(Config, args=argv, default=defaults, use_underscores=True, config=flags)
+    config: Config = tyro.cli(type(defaults), args=argv, default=defaults, use_underscores=True, config=flags)
     check_numbers(config)
     if not config.smoke:
         return config
     small = replace(config, data="synthetic", width=max(1, config.width // 2), epochs=1, batch_size=32, resume="")
-    return replace(small, log_per_step=1, warm_up_epochs=0.25)
+    return replace(small, log_per_step=1, warm_up_epochs=0.25, pictures="none")
 
 
 def resumed_config(argv: list[str], run_dir: Path) -> tuple[Config, set[str]]:

@@ -1,7 +1,11 @@
-"""Scores from the counts of every pair of true and predicted class over the whole set."""
+"""Scores from the counts of every pair of true and predicted class over the whole set, and a picture of these."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from engine.figures import new_figure
 
 
 class ConfusionScore:
@@ -46,3 +50,21 @@ class MacroF1(ConfusionScore):
         """The score, a scalar; NaN where nothing was counted."""
         hits, sizes = self.hits_and_sizes()
         return (2 * hits / sizes).mean()
+
+
+def draw_confusion(confusion: Tensor, classes: list[str]) -> Any:
+    """The counts, shape (C, C), as parts of each true class: the diagonal of a perfect network is dark."""
+    counts = confusion.cpu()
+    parts = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    side = min(16, 3.5 + 0.45 * len(classes))
+    figure, axes = new_figure(width=side, height=side)
+    axis = axes[0, 0]
+    axis.imshow(parts.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axis.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= 30:  # more would not be readable
+        axis.set_xticks(range(len(classes)), classes, rotation=90)
+        axis.set_yticks(range(len(classes)), classes)
+        for row, column in counts.nonzero().tolist():
+            color = "white" if parts[row, column] > 0.5 else "black"
+            axis.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=7, color=color)
+    return figure

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from backbones import build_trunk
 from config import Config
-from confusion import MacroF1
+from confusion import MacroF1, draw_confusion
 from engine import UserError
 from engine.data import Rows, choose_rows, loaders
 from engine.distributed import main_first
@@ -17,6 +17,7 @@ from engine.network import Fp32Linear, merge_stages
 from engine.optimizers import build_optimizers
 from engine.seeding import epoch_generator, seed_everything
 from engine.trainer import Trainer
+from grids import draw_grid
 from images import find_images
 from squares import AugmentedRows, Resized, SquareFiles, check_size, image_meta, read_splits, read_squares
 
@@ -45,6 +46,16 @@ class Task(Trainer):
         """Part of the images whose class is the first, or among the first five, of the logits (B, classes)."""
         hits = pred.topk(min(5, pred.shape[1])).indices == y.unsqueeze(1)
         return {"acc": hits[:, 0].float().mean(), "acc_top5": hits.any(1).float().mean()}
+
+    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
+        """Images of a batch under the class that was predicted, and how often each class is taken for which."""
+        (x, y), classes, best = batch, self.meta["classes"], pred.argmax(1)
+        pairs = [(classes[predicted], classes[true]) for predicted, true in zip(best, y, strict=True)]
+        titles = [predicted if predicted == true else f"{predicted}, not {true}" for predicted, true in pairs]
+        return {
+            "predictions": draw_grid(x, titles, (best == y).tolist()),
+            "confusion": draw_confusion(self.set_metrics["f1"].confusion, classes),  # type: ignore[attr-defined]
+        }
 
 
 # ---- network ----

@@ -508,8 +508,8 @@ def test_the_table_of_runs_has_the_settings_and_the_final_scores(tmp_path: Path)
     settings = HParamsPluginData.FromString(content).session_start_info.hparams
     assert settings["lr"].string_value == "(0.1, 0.2)" and settings["epochs"].number_value == 1
     scalars = read_scalars(tmp_path / "runs")
-    assert scalars["test/acc"] == [(4, 0.25)]
-    assert scalars["best/acc"] == [(4, pytest.approx(trainer.best_metric["acc"]))]
+    assert scalars["result/test_acc"] == [(4, 0.25)]
+    assert scalars["result/best_acc"] == [(4, pytest.approx(trainer.best_metric["acc"]))]
     assert [step for step, _ in scalars["eval/acc"]] == [3]  # what was recorded before is still there
 
 

@@ -47,6 +47,11 @@ class Pairs(Rows):
         image, mask = self.x[int(self.rows[index])]
         return image, mask
 
+    def some(self, count: int) -> tuple[Tensor, Tensor]:
+        """Images of one size can be a batch: those of a batch of an evaluation, chosen at random."""
+        batches = self.batches(count)
+        return self.__getitems__(batches[torch.randint(len(batches), (), generator=epoch_generator(0, 0))])
+
     def batches(self, size: int) -> list[list[int]]:
         """Batches for an evaluation: pairs of different sizes never share one, so none has to be padded."""
         by_size: dict[tuple[int, int], list[int]] = {}

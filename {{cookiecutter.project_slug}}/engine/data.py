@@ -104,6 +104,10 @@ class Rows(Dataset[Any]):
         x, y = self.__getitems__([index])
         return x[0], y[0]
 
+    def some(self, count: int) -> tuple[Any, Any]:
+        """A batch of so many samples to be looked at, from all over the set and always the same."""
+        return self.__getitems__(torch.randperm(len(self), generator=epoch_generator(0, 0))[:count].tolist())
+
     def batches(self, size: int) -> list[list[int]]:
         """The batches of an evaluation, by index: in order, none left out, the last may be short."""
         return [list(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)]

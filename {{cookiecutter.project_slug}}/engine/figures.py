@@ -9,6 +9,8 @@ from .distributed import is_main
 from .files import replacing
 from .seeding import kept_random_state
 
+SAMPLES = 64  # that are predicted to be drawn, where the data set can choose them; else a batch
+
 
 def new_figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 4.8) -> Any:
     """A matplotlib figure, in inches, and its axes in rows and columns, an array of shape (rows, columns)."""
@@ -28,9 +30,11 @@ def keep(figure: Any, path: Path) -> None:
 
 
 def draw_evaluation(trainer: Any, loader: Any, split: str) -> None:
-    """Draws what a trainer's `draw` makes of its last evaluation, that of `loader`, and of the first batch there."""
+    """Draws what a trainer's `draw` makes of its last evaluation, that of `loader`, and of some samples there."""
+    dataset = getattr(loader, "dataset", None)
     with kept_random_state(trainer.device):
-        batch = to_device(next(iter(loader)), trainer.device)
+        batch = dataset.some(SAMPLES) if hasattr(dataset, "some") else next(iter(loader))
+        batch = to_device(batch, trainer.device)
     pred = trainer.inference(batch[0])
     if is_main():
         for name, figure in trainer.draw(batch, pred).items():

@@ -130,8 +130,8 @@ def record_result(trainer: Any, settings: Mapping[str, Any], test_scores: Mappin
 
     It is of the update after the last, so that a run that goes on makes it void.
     """
-    scores = {f"best/{name}": value for name, value in trainer.best_metric.items()}
-    scores |= {f"test/{name}": value for name, value in test_scores.items()}
+    scores = {f"result/best_{name}": value for name, value in trainer.best_metric.items()}
+    scores |= {f"result/test_{name}": value for name, value in test_scores.items()}
     plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()}
     trainer.writer.flush()  # the table has a file of its own, after which TensorBoard reads no more of this one
     trainer.writer.add_hparams(plain, scores, run_name=".", global_step=trainer.global_step + 1)

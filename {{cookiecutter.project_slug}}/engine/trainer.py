@@ -164,8 +164,7 @@ class Trainer:
     def fit(self, epochs: int) -> None:
         """Trains and evaluates until `epochs` epochs are done in all, those before a resume included.
 
-        Schedules end with the last of these epochs; after more of them a finished run has the rates of a longer curve.
-
+        Schedules end with the last of these; after more epochs a finished run has the rates of a longer curve.
         SIGTERM or SIGINT ends it after the update, or the batch of an evaluation, in progress: a state is saved and
         SystemExit raised, with 128 and the signal's number; a second SIGINT raises KeyboardInterrupt at once.
         A UserError names the first update with NaN or inf in a loss or gradient, or the file that cannot be written.
