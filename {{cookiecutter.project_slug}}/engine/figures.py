@@ -31,7 +31,7 @@ def keep(figure: Any, path: Path) -> None:
 
 def draw_evaluation(trainer: Any, loader: Any, split: str) -> None:
     """Draws what a trainer's `draw` makes of its last evaluation, that of `loader`, and of some samples there."""
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     with kept_random_state(trainer.device):
         batch = dataset.some(SAMPLES) if hasattr(dataset, "some") else next(iter(loader))
         batch = to_device(batch, trainer.device)

@@ -366,7 +366,7 @@ class Trainer:
         restore(self, checkpoint.load(path), path, optim)
 
     def save_model(self, path: str | Path) -> None:
-        """Writes the whole network, in eval mode, for `torch.export.load(path).module()`, without this project's code."""
+        """Writes the whole network, in eval mode, for `torch.export.load(path).module()`; a UserError with fsdp."""
         export(self, path)
 
     def example_input(self) -> Any:
