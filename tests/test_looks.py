@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,6 @@ def in_terminal(project: Path, argv: list[str], columns: int = 80, **environment
     import fcntl
     import pty
     import struct
-    import subprocess
     import termios
 
     ours, theirs = pty.openpty()
@@ -184,6 +184,15 @@ def test_no_color_is_heeded(render: Render) -> None:
     shown = in_terminal(render(task_type="regression"), ["train.py", "--help"], NO_COLOR="1")
     assert not re.search("\x1b\\[[0-9;]*3[0-7]", shown)
     assert "--lr_scheduler_type" in shown
+
+
+def test_a_reader_that_goes_away_costs_a_line_and_no_traceback(render: Render) -> None:
+    command = [sys.executable, "-B", "lr_curve.py", "--data", "synthetic"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=render(task_type="regression"), text=True, **pipes)  # type: ignore[call-overload]
+    process.stdout.close()
+    assert process.stderr.read() == "stopped: what it prints is no longer read\n"
+    assert process.wait() == 1
 
 
 @pytest.mark.parametrize(

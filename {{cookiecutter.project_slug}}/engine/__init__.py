@@ -25,6 +25,7 @@ def command_line(main: Callable[[list[str]], None]) -> None:
     one_of_several = "RANK" in os.environ  # started by torchrun
     try:
         main(sys.argv[1:])
+        print(end="", flush=True)
     except UserError as error:
         status = f"error: {error}"
     except SystemExit as stop:
@@ -32,6 +33,9 @@ def command_line(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("stopped; a run goes on from its last saved state with --resume auto", file=sys.stderr)
         status = 130
+    except BrokenPipeError:  # as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail with it at its end
+        status = "stopped: what it prints is no longer read"
     except Exception as error:
         if not one_of_several:
             raise
