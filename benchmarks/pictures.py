@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.text import Text
@@ -31,9 +30,9 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(SOURCE), str(ROOT / "tests")]
 
 from conftest import write_config  # noqa: E402
-from engine.figures import keep, new_figure  # noqa: E402
+from engine.figures import new_figure, rendered, write  # noqa: E402
 from engine.lr_curve import lr_curve  # noqa: E402
-from engine.schedulers import SCHEDULES, WARM_UPS, Timeline, build_schedule  # noqa: E402
+from engine.schedulers import SCHEDULES, WARM_UPS, Timeline  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 COLUMNS, LINES = 80, 42
@@ -46,9 +45,8 @@ def draw_schedules() -> None:
     figure, axes = new_figure(len(SCHEDULES), len(WARM_UPS), 12, 7)
     for column, schedule in enumerate(SCHEDULES):
         for row, warm_up in enumerate(WARM_UPS):
-            axis, optimizer = axes[row, column], torch.optim.SGD([torch.zeros(1)], 0.1)
-            built = build_schedule(schedule, optimizer, Timeline(20, 50, warm_up, 4, 1e-4, step_size=6, patience=3))
-            [high], [low] = lr_curve(built, True), lr_curve(built, False)
+            axis, run = axes[row, column], Timeline(20, 50, warm_up, 4, 1e-4, step_size=6, patience=3)
+            [high], [low] = (lr_curve(schedule, run, [0.1], improving) for improving in (True, False))
             epochs, rates = zip(*high, strict=True)
             lowest = [lr for _, lr in low]
             axis.plot(epochs, rates)
@@ -58,7 +56,7 @@ def draw_schedules() -> None:
             axis.set(ylim=(-0.004, 0.108), xticks=[0, 4, 10, 20], yticks=[0, 0.1], yticklabels=["0", "lr"])
             axis.set_title(f"{schedule}, {warm_up}", fontsize=10)
     figure.supxlabel("epochs; dashed: if no evaluation is better than the one before", fontsize=10)
-    keep(figure, IMAGES / "lr_curves.png")
+    write(rendered(figure), IMAGES / "lr_curves.png")
 
 
 @contextmanager

@@ -5,13 +5,15 @@ import os
 import re
 import subprocess
 import sys
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import QUESTIONS, Render
 from engine import UserError, compare, lr_curve, report
-from engine.schedulers import WARM_UPS
+from engine.schedulers import SCHEDULES, WARM_UPS, KeyMetricPlateau
 from PIL import Image
 from scripts import run_script
 from test_trainer import Small, record
@@ -36,8 +38,7 @@ def rates_of(trainer: Small) -> list[float]:
 def test_the_curve_has_the_rates_of_the_run(lr_scheduler_type: str, warm_up_mode: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"lr_scheduler_type": lr_scheduler_type, "warm_up_mode": warm_up_mode}
     trainer = Small(tmp_path, **settings, warm_up_epochs=1.7, epochs=9, step_size=2, patience=1)
-    [schedule] = trainer.lr_scheduler_list
-    [high], [low] = lr_curve.lr_curve(schedule, True), lr_curve.lr_curve(schedule, False)
+    [(high, low)] = lr_curve.curves_by_name(trainer).values()
     rates = rates_of(trainer)
     assert [epoch for epoch, _ in high] == [epoch for epoch, _ in low] == [update / 3 for update in range(27)]
     if lr_scheduler_type in ("metric", "loss"):
@@ -50,7 +51,7 @@ def test_the_curve_has_the_rates_of_the_run(lr_scheduler_type: str, warm_up_mode
 
 def test_a_curve_of_many_updates_has_few_points_with_its_corners_among_them(tmp_path: Path) -> None:
     trainer = Small(tmp_path, train_loader=[0] * 10_000, epochs=4, warm_up_mode="constant", warm_up_epochs=0.33333)
-    [curve] = lr_curve.lr_curve(trainer.lr_scheduler_list[0], True)
+    [(curve, _)] = lr_curve.curves_by_name(trainer).values()
     assert len(curve) < 1100
     assert {(3332 / 1e4, 1e-6), (3333 / 1e4, 0.1)} <= set(curve)
 
@@ -58,17 +59,60 @@ def test_a_curve_of_many_updates_has_few_points_with_its_corners_among_them(tmp_
 def test_parts_with_rates_of_their_own_have_curves_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = Small(tmp_path, parts=2, epochs=5)
+    trainer = Small(tmp_path, parts=2, epochs=5, pictures="end")
     trainer.change_lr([0.1, 0.025])
     capsys.readouterr()
     lr_curve.print_lr(trainer)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith("      0.1 |0") and sum("|1" in line for line in lines) == 1
-    lr_curve.draw_lr(trainer, tmp_path / "lr.png")
+    lr_curve.save_lr(trainer)
     with Image.open(tmp_path / "lr.png") as picture:
         colors = {color for _, color in picture.convert("RGB").getcolors(2**20) or []}
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # matplotlib's first two
+
+
+def test_a_schedule_of_ones_own_that_follows_another_score_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class MaePlateau(KeyMetricPlateau):
+        def __init__(self, optimizer: Any, timeline: Any, slack: int) -> None:
+            super().__init__(optimizer, timeline)
+
+        def watch(self, timeline: Any) -> tuple[str, str]:
+            return "mae", "min"
+
+    monkeypatch.setitem(SCHEDULES, "mae", partial(MaePlateau, slack=1))  # type: ignore[arg-type]
+    trainer = Small(tmp_path, lr_scheduler_type="mae", epochs=9, patience=1)
+    [(high, low)] = lr_curve.curves_by_name(trainer).values()
+    assert high[-1][1] == 0.1 and low[-1][1] < 1e-3
+
+
+def test_the_curve_of_a_million_epochs_does_not_keep_anyone_waiting(tmp_path: Path) -> None:
+    trainer = Small(tmp_path, epochs=1_000_000)
+    [(curve, _)] = lr_curve.curves_by_name(trainer).values()
+    assert len(curve) < 5000 and curve[0][1] == 0.1 and curve[-1][1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--resume", "auto"], "a run that was begun has its curve in lr.png"),
+        (["--accumulate", "0"], "accumulate is 0; it must be 1 or more"),
+        (["--output", "nowhere/lr.png"], "cannot write nowhere/lr.png"),
+    ],
+)
+def test_a_curve_that_cannot_be_drawn_is_said_in_a_line(
+    flags: list[str], words: str, render: Render, tmp_path: Path
+) -> None:
+    project = render(task_type="regression")
+    status, output = run_script(project, ["lr_curve.py", "--data", "synthetic", *flags], tmp_path / "output")
+    assert status == 1 and "Traceback" not in output and words in output.splitlines()[-1]
+
+
+def test_a_curve_that_rises_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lr_curve.print_lr(Small(tmp_path, lr_scheduler_type="loss", gamma=2.0, patience=0, epochs=9))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_the_command_draws_without_training(render: Render, tmp_path: Path) -> None:
@@ -179,6 +223,18 @@ def test_a_notebook_gets_no_bar_though_its_server_has_a_terminal(monkeypatch: py
     assert server.getvalue() != ""
 
 
+def test_the_table_keeps_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Small(tmp_path, parts=3, epochs=200)
+    trainer.change_lr([0.0123, 0.00456, 0.000789])
+    table = report.EpochTable()
+    capsys.readouterr()
+    for trainer.epoch, r2 in ((1, -0.01), (99, 0.5), (200, -12345.678)):
+        table.print_row(trainer, 1.5, {"loss": 123456.0, "r2": r2}, 1234.5)
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert {len(row) for row in rows} == {len(header)}
+    assert "0.0123.." in rows[0]
+
+
 @in_a_terminal
 def test_no_color_is_heeded(render: Render) -> None:
     shown = in_terminal(render(task_type="regression"), ["train.py", "--help"], NO_COLOR="1")
@@ -221,7 +277,7 @@ def test_runs_stand_side_by_side_with_what_differs(tmp_path: Path, capsys: pytes
     capsys.readouterr()
     compare.compare([str(root), "--output", str(tmp_path / "compare.png")])
     header, *rows, last = capsys.readouterr().out.splitlines()
-    assert header.split("  ")[0] == "run" and re.split(r" {2,}", header)[1:3] == ["epochs", "best epoch"]
+    assert header.split("  ")[0] == "run" and re.split(r" {2,}", header)[1:3] == ["--epochs", "best epoch"]
     assert "seed" not in header and "ckpt_dir" not in header  # they are the same, or say nothing
     assert [re.split(r" {2,}", row)[:2] for row in rows] == [["2026-01-01_00-00-00", "2"], ["2026-01-02_00-00-00", "3"]]
     run = compare.read_run(root / "2026-01-02_00-00-00")
@@ -242,6 +298,39 @@ def test_a_run_that_has_just_begun_stands_among_the_others(tmp_path: Path, capsy
     compare.compare([str(root / "new"), str(root), "--output", str(tmp_path / "c.png")])
     [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("new")]
     assert re.split(r" {2,}", row)[1:4] == ["5", "-", "-"] and "-/0" in row
+
+
+def test_a_setting_with_the_name_of_a_score_stands_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = runs_with(tmp_path, epochs=[1, 1])
+    for folder, loss in zip(sorted(root.iterdir()), ("mse", "huber"), strict=True):
+        (folder / "config.json").write_text(f'{{"loss": "{loss}"}}')
+    capsys.readouterr()
+    compare.compare([str(root), "--output", str(tmp_path / "c.png")])
+    header, *rows, _ = capsys.readouterr().out.splitlines()
+    assert {"--loss", "loss"} <= set(header.split()) and ["mse" in rows[0], "huber" in rows[1]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("best.pth", "no checkpoint"), ("config.json", "[1]"), ("config.json", "{")]
+)
+def test_a_run_that_cannot_be_read_is_left_out(
+    file: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = runs_with(tmp_path, epochs=[1, 2])
+    (root / "2026-01-01_00-00-00" / file).write_text(content)
+    capsys.readouterr()
+    compare.compare([str(root), "--output", str(tmp_path / "c.png")])
+    output = capsys.readouterr().out
+    assert re.search(rf"^left out: .*{re.escape(file)}", output, re.M) and "\n2026-01-02_00-00-00" in output
+
+
+def test_many_runs_and_names_full_of_signs_fit_into_the_picture(tmp_path: Path) -> None:
+    runs = [compare.Run(Path(f"$x_{n}$"), {"data": f"$a_{n}$" * 9}, {}, {"eval/loss": [1.0, n]}) for n in range(40)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare.draw(runs, tmp_path / "c.png")
 
 
 def test_a_folder_without_runs_is_said_in_a_line(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_it_stays_within_what_a_person_reads() -> None:
     assert lines(SOURCE / "train.py") <= 50
     for path in (ROOT / "templates" / "tasks").glob("*.py"):
         assert len(path.read_text("utf-8").split("\n\n\n# ==== ")[0].splitlines()) <= 200, path
-    assert sum(map(code_lines, (SOURCE / "engine").glob("*.py"))) <= 2300
+    assert sum(map(code_lines, (SOURCE / "engine").glob("*.py"))) <= 2350
 
 
 def test_the_engine_imports_neither_settings_nor_task() -> None:

@@ -2,20 +2,26 @@
 
 import gc
 import math
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
-from confusion import MacroF1
+from conftest import Render
+from confusion import MacroF1, draw_confusion
 from engine import UserError, checkpoint, records
-from engine.figures import new_figure
+from engine.figures import new_figure, rendered
 from engine.gradients import Gradients
 from engine.metrics import SampleMeans
 from engine.network import merge_stages
 from engine.trainer import Trainer
+from grids import draw_grid
 from PIL import Image
 from sklearn.metrics import f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -516,9 +522,9 @@ def test_the_table_of_runs_has_the_settings_and_the_final_scores(tmp_path: Path)
 class Drawn(Small):
     """Draws the first batch of an evaluation."""
 
-    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
+    def draw(self, batch: Any) -> dict[str, Any]:
         figure, axes = new_figure()
-        axes[0, 0].plot(batch[1], pred.argmax(1), ".")
+        axes[0, 0].plot(batch[1], self.inference(batch[0]).argmax(1), ".")
         return {"points": figure}
 
 
@@ -526,8 +532,8 @@ class Drawn(Small):
     ("pictures", "steps", "files"),
     [
         ("none", {}, set()),
-        ("end", {"test/points": [6]}, {"test_points.png"}),
-        ("epoch", {"eval/points": [3, 6], "test/points": [6]}, {"eval_points.png", "test_points.png"}),
+        ("end", {"test/points": [7]}, {"test_points.png"}),
+        ("epoch", {"eval/points": [3, 6], "test/points": [7]}, {"eval_points.png", "test_points.png"}),
     ],
 )
 def test_predictions_are_drawn_when_they_are_wanted(
@@ -543,6 +549,54 @@ def test_predictions_are_drawn_when_they_are_wanted(
     for name in files:
         with Image.open(tmp_path / name) as picture:
             assert len(picture.convert("L").getcolors() or []) > 2  # it is not blank
+
+
+def test_without_a_test_set_nothing_is_said_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Drawn(tmp_path, pictures="end", epochs=1)
+    trainer.fit(1)
+    assert trainer.test() == {}
+    assert "test of" not in capsys.readouterr().out
+    assert (tmp_path / "eval_points.png").exists()
+
+
+def test_a_task_that_draws_nothing_may_have_batches_of_any_kind(tmp_path: Path) -> None:
+    class Named(Small):
+        def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
+            return super().loss_per_batch((batch["x"], batch["y"]))
+
+        def eval_scores_per_batch(self, batch: Any) -> dict[str, Tensor]:
+            return super().eval_scores_per_batch((batch["x"], batch["y"]))
+
+    batches = [{"x": x, "y": y} for x, y in data()]
+    trainer = Named(tmp_path, train_loader=batches, eval_loader=batches, pictures="epoch", epochs=1)
+    trainer.fit(1)
+    assert trainer.test() == {} and trainer.epoch == 1
+
+
+def test_a_mistake_in_a_drawing_costs_no_epoch(tmp_path: Path) -> None:
+    class Wrong(Small):
+        def draw(self, batch: Any) -> dict[str, Any]:
+            raise ZeroDivisionError
+
+    trainer = Wrong(tmp_path, pictures="epoch", epochs=1)
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(1)
+    assert checkpoint.is_intact(tmp_path / "epoch1.pth")
+
+
+@pytest.mark.parametrize("name", ["$a_$", "cost_$_per_$m^2", "less than $5", "\u732b\u72d7", "x" * 300, r"\frac{"])
+def test_names_of_any_kind_can_be_drawn(name: str) -> None:
+    figure = draw_grid(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [name], [False])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert numpy.asarray(rendered(figure)).shape == (800, 800, 4)
+        rendered(draw_confusion(torch.eye(2, dtype=torch.long), [name, "b"]))
+
+
+def test_a_backend_that_is_not_installed_is_not_asked_for(render: Render, tmp_path: Path) -> None:
+    code = "from engine.figures import new_figure, rendered; rendered(new_figure()[0])"
+    environment = os.environ | {"MPLBACKEND": "module://not.installed", "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=render(), env=environment, check=True)
 
 
 def test_drawing_changes_no_weight_mode_or_random_state(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.figures import new_figure
+from engine.figures import caption, new_figure
 
 
 class ConfusionScore:
@@ -62,9 +62,11 @@ def draw_confusion(confusion: Tensor, classes: list[str]) -> Any:
     axis.imshow(parts.numpy(), cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="true")
     if len(classes) <= 30:  # more would not be readable
-        axis.set_xticks(range(len(classes)), classes, rotation=90)
-        axis.set_yticks(range(len(classes)), classes)
+        names = [caption(name, 24) for name in classes]
+        axis.set_xticks(range(len(names)), names, rotation=90)
+        axis.set_yticks(range(len(names)), names)
         for row, column in counts.nonzero().tolist():
             color = "white" if parts[row, column] > 0.5 else "black"
-            axis.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=7, color=color)
+            number = f"{counts[row, column]}" if counts.max() < 10_000 else f"{parts[row, column]:.2f}"
+            axis.text(column, row, number, ha="center", va="center", fontsize=7, color=color)
     return figure

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.figures import new_figure
+from engine.figures import caption, new_figure
 
 SHOWN = 16
 
@@ -19,5 +19,5 @@ def draw_grid(images: Tensor, titles: list[str], right: list[bool]) -> Any:
         axis.axis("off")
     for axis, image, title, is_right in zip(axes.flat, images, titles, right, strict=False):
         axis.imshow(image.permute(1, 2, 0).numpy())
-        axis.set_title(textwrap.fill(title, 24), fontsize=8, color="black" if is_right else "red")
+        axis.set_title(textwrap.fill(caption(title), 24), fontsize=8, color="black" if is_right else "red")
     return figure

@@ -43,17 +43,18 @@ class PixelAccuracy(ConfusionScore):
         return 2 * hits.sum() / sizes.sum()
 
 
-def draw_masks(images: Tensor, true: Tensor, predicted: Tensor, num_classes: int) -> Any:
+def draw_masks(images: Tensor, true: Tensor, predicted: Tensor, ignore_index: int) -> Any:
     """The first four images, bytes (N, 3, H, W), with the true and the predicted mask over them, both (N, H, W)."""
     rows = min(4, len(images))
     figure, axes = new_figure(3, rows, 8, 2.6 * rows)
-    colors = {"cmap": "tab10", "vmin": 0, "vmax": max(9, num_classes - 1), "interpolation": "nearest"}
+    colors = {"cmap": "tab10", "vmin": 0, "vmax": 9, "interpolation": "nearest"}
     for of_row, image, *masks in zip(axes, images[:rows].cpu(), true[:rows].cpu(), predicted[:rows].cpu(), strict=True):
         for axis in of_row:
             axis.axis("off")
             axis.imshow(image.permute(1, 2, 0).numpy())
         for axis, mask in zip(of_row[1:], masks, strict=True):
-            shown = mask.float().where(mask < num_classes, float("nan"))  # what does not count stays the bare image
+            # What does not count stays the bare image; of more than ten classes some share a colour.
+            shown = (mask % 10).float().where(mask != ignore_index, float("nan"))
             axis.imshow(shown.numpy(), alpha=0.5, **colors)
     for axis, title in zip(axes[0], ("image", "true mask", "predicted mask"), strict=True):
         axis.set_title(title)

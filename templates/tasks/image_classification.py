@@ -47,9 +47,10 @@ class Task(Trainer):
         hits = pred.topk(min(5, pred.shape[1])).indices == y.unsqueeze(1)
         return {"acc": hits[:, 0].float().mean(), "acc_top5": hits.any(1).float().mean()}
 
-    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
-        """Images of a batch under the class that was predicted, and how often each class is taken for which."""
-        (x, y), classes, best = batch, self.meta["classes"], pred.argmax(1)
+    def draw(self, batch: Any) -> dict[str, Any]:
+        """Some images under the class that was predicted, and how often each class is taken for which."""
+        (x, y), classes = batch, self.meta["classes"]
+        best = self.inference(x).argmax(1)
         pairs = [(classes[predicted], classes[true]) for predicted, true in zip(best, y, strict=True)]
         titles = [predicted if predicted == true else f"{predicted}, not {true}" for predicted, true in pairs]
         return {

@@ -42,10 +42,10 @@ class Task(Trainer):
         self.key_metric, self.key_mode = "map", "max"
         self.set_metrics = {"map": MeanAveragePrecision(), "f1_micro": F1(micro=True), "f1_macro": F1(micro=False)}
 
-    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
-        """Images of a batch under the labels that were predicted."""
+    def draw(self, batch: Any) -> dict[str, Any]:
+        """Some images under the labels that were predicted."""
         x, y = batch
-        predicted, true = (self.names_of(there) for there in (pred > 0, y > 0.5))
+        predicted, true = (self.names_of(there) for there in (self.inference(x) > 0, y > 0.5))
         pairs = list(zip(predicted, true, strict=True))
         titles = [names if names == truth else f"{names}; not {truth}" for names, truth in pairs]
         return {"predictions": draw_grid(x, titles, [names == truth for names, truth in pairs])}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from config import Config
 from engine import UserError
 from engine.data import Rows, choose_rows, loaders
-from engine.figures import new_figure
+from engine.figures import caption, new_figure
 from engine.network import Fp32Linear, merge_stages
 from engine.optimizers import build_optimizers
 from engine.seeding import epoch_generator, seed_everything
@@ -44,13 +44,15 @@ class Task(Trainer):
         """The mean absolute error, in the target's own unit."""
         return {"mae": (pred.cpu().double() - y.cpu()).abs().mean() * self.meta["target_std"]}
 
-    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
-        """Predicted against true values of a batch, in the target's own unit; those on the line are right."""
-        truth, predicted = (v.cpu() * self.meta["target_std"] + self.meta["target_mean"] for v in (batch[1], pred))
+    def draw(self, batch: Any) -> dict[str, Any]:
+        """Predicted against true values of some rows, in the target's own unit; those on the line are right."""
+        standardised = (v.cpu().double() for v in (batch[1], self.inference(batch[0])))
+        truth, predicted = (v * self.meta["target_std"] + self.meta["target_mean"] for v in standardised)
         figure, axes = new_figure()
         axes[0, 0].plot(truth, predicted, ".")
         axes[0, 0].axline((float(truth[0]), float(truth[0])), slope=1, color="grey")
-        axes[0, 0].set(xlabel=f"true {self.meta['target']}", ylabel=f"predicted {self.meta['target']}")
+        target = caption(self.meta["target"])
+        axes[0, 0].set(xlabel=f"true {target}", ylabel=f"predicted {target}")
         return {"predictions": figure}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,13 +42,11 @@ class Task(Trainer):
         counted = (len(self.meta["classes"]), config.ignore_index)
         self.set_metrics = {"miou": MeanIoU(*counted), "pixel_acc": PixelAccuracy(*counted)}
 
-    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
-        """Masks over images of a batch, and how often pixels of each class are taken for which."""
-        (x, y), classes = batch, self.meta["classes"]
-        return {
-            "predictions": draw_masks(x, y, pred.argmax(1), len(classes)),
-            "confusion": draw_confusion(self.set_metrics["miou"].confusion, classes),  # type: ignore[attr-defined]
-        }
+    def draw(self, batch: Any) -> dict[str, Any]:
+        """Masks over some images, and how often pixels of each class are taken for which."""
+        (x, y), counted = batch, cast(MeanIoU, self.set_metrics["miou"])
+        masks = draw_masks(x, y, self.inference(x).argmax(1), counted.ignore_index)
+        return {"predictions": masks, "confusion": draw_confusion(counted.confusion, self.meta["classes"])}
 
 
 # ---- network ----

@@ -43,7 +43,7 @@ class Task(Trainer):
         """Part of the texts whose class has the largest of the logits (B, classes)."""
         return {"acc": (pred.argmax(1) == y).float().mean()}
 
-    def draw(self, batch: Any, pred: Tensor) -> dict[str, Any]:
+    def draw(self, batch: Any) -> dict[str, Any]:
         """How often each class is taken for which, in the whole evaluation."""
         confusion = self.set_metrics["f1"].confusion  # type: ignore[attr-defined]
         return {"confusion": draw_confusion(confusion, self.meta["classes"])}

@@ -2,13 +2,19 @@
 
 import argparse
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import UserError, command_line
 
-IN_THE_PATH = {"ckpt_dir", "resume", "job"}  # settings that say nothing of how a run trained
+# Settings that change nothing in what is learnt.
+IDLE = {
+    "ckpt_dir", "resume", "job", "device", "workers", "sync_timeout", "log_per_step", "save_per_epochs",
+    "save_per_steps", "keep_last", "histograms", "pictures", "model_info",
+}  # fmt: skip
+NAMED = 12  # runs that a legend can name
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,11 @@ def read_run(folder: Path) -> Run:
     from . import checkpoint
 
     try:
-        settings = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read ({error}); leave that run out") from error
-    best = checkpoint.load(folder / "best.pth") if (folder / "best.pth").is_file() else {}
+        settings = dict(json.loads((folder / "config.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
+    state = checkpoint.load(folder / "best.pth") if (folder / "best.pth").is_file() else {}
+    best = {name: value for name, value in state.items() if name in ("epoch", "best_metric", "key_metric")}
     of_training = read_curves(folder / "runs/loss_per_epoch_train").get("loss_per_epoch", [])
     return Run(folder, settings, best, read_curves(folder / "runs") | {"train/loss": of_training})
 
@@ -55,6 +62,7 @@ def read_curves(folder: Path) -> dict[str, list[float]]:
     """The values of each tag in TensorBoard's files in that folder, in turn; none where there is no such folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that a run went on makes it warn
     if not folder.is_dir():
         return {}
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
@@ -63,7 +71,7 @@ def read_curves(folder: Path) -> dict[str, list[float]]:
 
 def differing(runs: list[Run]) -> list[str]:
     """The settings that are not the same in all runs."""
-    names = dict.fromkeys(name for run in runs for name in run.settings if name not in IN_THE_PATH)
+    names = dict.fromkeys(name for run in runs for name in run.settings if name not in IDLE)
     return [name for name in names if len({str(run.settings.get(name)) for run in runs}) > 1]
 
 
@@ -75,7 +83,7 @@ def table(runs: list[Run]) -> list[dict[str, str]]:
     rows = []
     for run in runs:
         metric, seconds = run.best.get("best_metric", {}), run.curves.get("speed/seconds_per_epoch", [])
-        row = {"run": run.folder.name} | {name: text(run.settings.get(name, "-")) for name in differing(runs)}
+        row = {"run": run.folder.name} | {f"--{name}": text(run.settings.get(name, "-")) for name in differing(runs)}
         row |= {"best epoch": f"{run.best.get('epoch', '-')}/{len(seconds)}"}
         row |= {name: f"{metric[name]:.4f}" if name in metric else "-" for name in scores}
         rows.append(row | {"time": duration(sum(seconds))})
@@ -88,28 +96,32 @@ def text(value: Any) -> str:
 
 
 def draw(runs: list[Run], path: Path) -> None:
-    """Draws the losses of all runs by epoch, and beside them the score that chose the best epoch."""
-    from .figures import keep, new_figure
+    """Draws the losses of all runs by epoch, and beside them the score that chose the best epoch.
 
-    key = next((run.best["key_metric"] for run in runs if run.best), "loss")
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from .figures import caption, new_figure, rendered, write
+
+    key = next((run.best["key_metric"] for run in runs if "key_metric" in run.best), "loss")
     figure, axes = new_figure(2, 1, 12, 4.8)
     losses, scores = axes[0]
     for number, run in enumerate(runs):
         for axis, tag, style in ((losses, "eval/loss", "-"), (losses, "train/loss", ":"), (scores, f"eval/{key}", "-")):
             curve = run.curves.get(tag, [])
             settings = ", ".join(f"{name} {text(run.settings.get(name, '-'))}" for name in differing(runs))
-            name = settings or run.folder.name if style == "-" else None
+            name = caption(settings or run.folder.name) if style == "-" and number < NAMED else None
             axis.plot(range(1, len(curve) + 1), curve, style, marker=".", color=f"C{number % 10}", label=name)
     losses.set(xlabel="epoch", ylabel="loss: evaluation, dotted training")
     scores.set(xlabel="epoch", ylabel=key)
     for axis in axes[0]:
         axis.xaxis.get_major_locator().set_params(integer=True)
-    losses.legend(fontsize=8)
-    keep(figure, path)
+    losses.legend(fontsize=8, title=f"the first {NAMED} of {len(runs)}" if len(runs) > NAMED else None)
+    write(rendered(figure), path)
 
 
 def compare(argv: list[str]) -> None:
-    """Parses the command line, prints and draws."""
+    """Parses the command line, prints and draws; a UserError where no run can be read."""
     parser = argparse.ArgumentParser(prog="python -m engine.compare", description="Shows runs side by side.")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or a folder that holds them")
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help="PNG file for the curves")
@@ -117,7 +129,14 @@ def compare(argv: list[str]) -> None:
     folders = find_runs(arguments.runs)
     from .report import print_table  # after what can be wrong: it brings torch
 
-    runs = [read_run(folder) for folder in folders]
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            print(f"left out: {error}")
+    if not runs:
+        raise UserError("no run is left to be shown")
     print_table(table(runs))
     draw(runs, arguments.output)
     print(f"their curves are in {arguments.output}")

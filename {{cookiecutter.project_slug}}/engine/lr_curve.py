@@ -1,7 +1,9 @@
 """The learning rate of every update of a run that is still to come, as a picture or drawn with characters."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +11,38 @@ import torch
 from torch.optim import SGD
 
 from .distributed import is_main
-from .figures import keep, new_figure
-from .schedulers import Schedule
+from .figures import keep, new_figure, rendered
+from .schedulers import Schedule, Timeline, build_schedule
 
 POINTS = 1000  # of a curve, about; its corners, at the ends of the epochs and of the warm-up, are among them
 
 Curve = list[tuple[float, float]]  # epochs and learning rates
 
 
-def lr_curve(schedule: Schedule, improving: bool) -> list[Curve]:
-    """The curve of each parameter group, by the schedule's own formula; the schedule stays where it is.
+def lr_curve(lr_scheduler_type: str, timeline: Timeline, base_lrs: list[float], improving: bool) -> list[Curve]:
+    """The curve of each base rate, by the schedule's own formula.
 
     Args:
-        schedule: one as `build_schedule` makes it; what it has seen of evaluations does not count.
+        lr_scheduler_type: a key of SCHEDULES.
+        timeline: the run's length and settings.
+        base_lrs: of the parameter groups.
         improving: whether every evaluation is better than the one before, or none is. Where a schedule follows the
             evaluations, rates of no run are above the one curve or below the other.
     """
-    timeline = schedule.timeline
-    groups = [{"params": [torch.zeros(1)], "lr": float(b)} for b in schedule.base_lrs]
-    twin = type(schedule)(SGD(groups), timeline)
-    curves: list[Curve] = [[] for _ in groups]
-    for epoch in range(timeline.epochs):
-        for update in updates_of(epoch, schedule):
-            twin.step(update)
-            for curve, lr in zip(curves, twin.get_lr(), strict=True):
+    optimizer = SGD([{"params": [torch.zeros(1)], "lr": float(b)} for b in base_lrs])
+    schedule = build_schedule(lr_scheduler_type, optimizer, timeline)
+    every = max(1, timeline.epochs // POINTS)  # of more epochs there is a point for some
+    follows = type(schedule).after_evaluation is not Schedule.after_evaluation
+    curves: list[Curve] = [[] for _ in base_lrs]
+    for epoch in range(0, timeline.epochs, 1 if follows else every):
+        for update in updates_of(epoch, schedule) if epoch % every == 0 else ():
+            schedule.step(update)
+            for curve, lr in zip(curves, schedule.get_lr(), strict=True):
                 curve.append((update / timeline.updates_per_epoch, float(lr)))
-        twin.step((epoch + 1) * timeline.updates_per_epoch)
-        gain = 1.001**epoch if improving else math.nan
-        twin.after_evaluation({"loss": 1 / gain, timeline.key_metric: gain if timeline.key_mode == "max" else 1 / gain})
+        schedule.step((epoch + 1) * timeline.updates_per_epoch)
+        higher = getattr(schedule, "mode_of_watched", timeline.key_mode) == "max"
+        score = (-1 / (epoch + 1) if higher else -(epoch + 1.0)) if improving else math.nan
+        schedule.after_evaluation(defaultdict(partial(float, score)))
     return curves
 
 
@@ -53,7 +59,8 @@ def curves_by_name(trainer: Any) -> dict[str, tuple[Curve, Curve]]:
     """The highest and the lowest curve of each part, lr/part0 ...; of further groups of it where theirs are others."""
     curves = {}
     for part, schedule in enumerate(trainer.lr_scheduler_list):
-        pairs = list(zip(lr_curve(schedule, True), lr_curve(schedule, False), strict=True))
+        run = trainer.lr_scheduler_type, schedule.timeline, schedule.base_lrs
+        pairs = list(zip(lr_curve(*run, True), lr_curve(*run, False), strict=True))
         curves[f"lr/part{part}"] = pairs[0]
         curves |= {f"lr/part{part}_group{group}": pair for group, pair in enumerate(pairs) if pair != pairs[0]}
     return curves
@@ -65,8 +72,8 @@ def title(trainer: Any) -> str:
     return f"{trainer.lr_scheduler_type}{warm_up}, {trainer.epochs} epochs of {trainer.updates_per_epoch():,} updates"
 
 
-def draw_lr(trainer: Any, path: Path) -> None:
-    """Draws the curves as PNG; between the highest and the lowest where evaluations decide."""
+def draw_lr(trainer: Any) -> Any:
+    """A picture of the curves, as `rendered` gives it; of all between the highest and the lowest, where it depends."""
     figure, axes = new_figure()
     axis = axes[0, 0]
     for number, (name, (high, low)) in enumerate(curves_by_name(trainer).items()):
@@ -77,19 +84,19 @@ def draw_lr(trainer: Any, path: Path) -> None:
             axis.fill_between(epochs, rates, [lr for _, lr in low], color=f"C{number}", alpha=0.15)
     axis.set(title=title(trainer), xlabel="epochs", ylabel="learning rate", ylim=(0, None))
     axis.legend()
-    keep(figure, path)
+    return rendered(figure)
 
 
 def save_lr(trainer: Any) -> None:
     """The same into the run's folder, as lr.png, where pictures are wanted."""
     if trainer.pictures != "none" and is_main():
-        draw_lr(trainer, Path(trainer.ckpt_dir) / "lr.png")
+        keep(draw_lr(trainer), Path(trainer.ckpt_dir) / "lr.png")
 
 
 def print_lr(trainer: Any, width: int = 68, height: int = 16) -> None:
     """The same with characters: each part by its number, and dots for its rates if nothing improves."""
     curves = curves_by_name(trainer)
-    top = max(lr for high, _ in curves.values() for _, lr in high)
+    top = max(lr for pair in curves.values() for curve in pair for _, lr in curve)
     cells = [[" "] * width for _ in range(height)]
     marked = [(low, ".") for _, low in curves.values()]
     marked += [(high, name.removeprefix("lr/part")[0]) for name, (high, _) in curves.items()]

@@ -44,8 +44,14 @@ def state_of_bar(trainer: Any, samples_per_second: float) -> str:
 
 
 def rates(trainer: Any) -> str:
-    """The present learning rates: one, where all parts have the same."""
-    return "/".join(dict.fromkeys(f"{lr:.3g}" for lr in rates_by_name(trainer.optimizer_list).values()))
+    """The present learning rate of the first part; dots behind it, where others have another."""
+    first, *others = dict.fromkeys(f"{lr:.3g}" for lr in rates_by_name(trainer.optimizer_list).values())
+    return f"{first}.." if others else first
+
+
+def cell(value: float) -> str:
+    """A number in seven characters, eight where it is large and negative."""
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.5g}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
 class EpochTable:
@@ -58,10 +64,11 @@ class EpochTable:
         """What an epoch came to."""
         values = {"train loss": train_loss, "eval loss": scores["loss"]}
         values |= {name: value for name, value in scores.items() if name != "loss"}
-        cells = {name: f"{v:.4f}" if abs(v) < 100 else f"{v:.5g}" for name, v in values.items()}
+        cells = {name: cell(v) for name, v in values.items()}
         cells = {"epoch": f"{trainer.epoch}/{trainer.epochs}"} | cells | {"next lr": rates(trainer)}
         cells |= {"seconds": f"{seconds:.1f}"}
-        widths = {name: max(len(name), 5 if name == "epoch" else 8 if name == "next lr" else 7) for name in cells}
+        least = {"epoch": 2 * len(str(trainer.epochs)) + 1, "next lr": 8}
+        widths = {name: max(len(name), least.get(name, 7)) for name in cells}
         if self.columns != list(cells):
             self.columns = list(cells)
             print("  ".join(name.rjust(width) for name, width in widths.items()))

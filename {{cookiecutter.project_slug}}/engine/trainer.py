@@ -35,7 +35,7 @@ class Trainer:
     """Set the attributes, call `check_init()`, then `fit(epochs)`.
 
     Override `loss_per_batch` and `metric`, and `forward` or `eval_scores_per_batch` where the network or the batch
-    is not a chain fed with (x, y). Losses and scores are means over samples.
+    is not a chain fed with (x, y); and `draw` for pictures. Losses and scores are means over samples.
     """
 
     # Settings, named and explained as in config.py; `configure` takes them from there.
@@ -131,8 +131,8 @@ class Trainer:
         """Scores that are means over the batch's samples, scalars by name."""
         return {}
 
-    def draw(self, batch: Any, pred: Any) -> dict[str, Any]:
-        """Matplotlib figures by name, of a batch with its output and of what `set_metrics` took in at an evaluation."""
+    def draw(self, batch: Any) -> dict[str, Any]:
+        """Matplotlib figures by name, of some samples and of what `set_metrics` took in at an evaluation."""
         return {}
 
     # ---- before training ----
@@ -140,8 +140,7 @@ class Trainer:
     def check_init(self) -> None:
         """Checks all that was set, moves the models to the device and builds the schedules.
 
-        Raises:
-            UserError: something is missing or contradictory; the message names it and says what to set.
+        A UserError names what is missing or contradictory and says what to set.
         """
         check_settings(self)
         check_parameters(self.model_list, self.optimizer_list)
@@ -286,13 +285,13 @@ class Trainer:
         self._note_best(scores)
         train_loss, seconds = self.train_means.get("loss", math.nan), time.perf_counter() - self._epoch_began
         records.record_epoch(self.writer, train_loss, scores, seconds, self.global_step)  # before the state of it
-        if self.pictures == "epoch":
-            figures.draw_evaluation(self, self.eval_loader, "eval")
         self.epoch_step = 0
         self._table.print_row(self, train_loss, scores, seconds)
         in_turn = self.save_per_steps and self.global_step % self.save_per_steps == 0
         if self.epoch % save_per_epochs == 0 or in_turn or self._finished():
             self._save()
+        if self.pictures == "epoch":
+            figures.draw_evaluation(self, self.eval_loader, "eval", self.global_step)
         return scores[self.key_metric]
 
     def evaluate(self, loader: Any) -> dict[str, float]:
@@ -312,17 +311,18 @@ class Trainer:
             return {**means.means(), **compute(self.set_metrics)}
 
     def test(self) -> dict[str, float]:
-        """Scores of best.pth, which stays in the models, on the test set; without one they are drawn and not shown."""
+        """Scores of best.pth, which stays in the models, on the test set; without one it is drawn at most."""
         best, split = Path(self.ckpt_dir) / "best.pth", "test" if len(self.test_loader) else "eval"
-        if not from_main(best.exists) or (split == "eval" and self.pictures == "none"):
+        draws = self.pictures != "none" and type(self).draw is not Trainer.draw
+        if not from_main(best.exists) or not (draws or split == "test"):
             return {}
         self.load_state(best, optim=False)
         scores = self.evaluate(loader := getattr(self, f"{split}_loader"))
-        if self.pictures != "none":
-            figures.draw_evaluation(self, loader, split)
         if split == "test":
             print(f"test of epoch {self.best_epoch}  " + "  ".join(f"{name} {v:.4f}" for name, v in scores.items()))
-        return scores
+        if draws:
+            figures.draw_evaluation(self, loader, split, self.global_step + 1)  # as record_result
+        return scores if split == "test" else {}
 
     def _note_best(self, scores: dict[str, float]) -> None:
         modes = {name: "min" for name in self.train_means} | self.score_modes | {self.key_metric: self.key_mode}
