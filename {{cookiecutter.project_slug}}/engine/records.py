@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -18,7 +19,10 @@ class NoWriter:
     """Stands in for a TensorBoard writer where nothing is to be recorded."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: None
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """In place of any method."""
 
 
 class Recorder:
@@ -40,6 +44,11 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         return partial(self.attempt, getattr(self.writer, name))
+
+    @property
+    def file_writer(self) -> Any:
+        """What takes whole records; they fail in the same way."""
+        return SimpleNamespace(add_summary=partial(self.attempt, self.writer.file_writer.add_summary))
 
     def __enter__(self) -> "Recorder":
         return self
@@ -80,9 +89,11 @@ def summary_writer(path: str | Path, first_step: int) -> Any:
 
 
 def record_scalars(writer: Any, step: int, values: Mapping[str, float]) -> None:
-    """Every value under its tag."""
-    for tag, value in values.items():
-        writer.add_scalar(tag, value, step)
+    """Every value under its tag, all in one record: add_scalar would take 30 us for each."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+    writer.file_writer.add_summary(summary, step)
 
 
 class Speed:
@@ -111,17 +122,16 @@ def record_point(trainer: Any) -> float:
     shown = {f"train/{name}": value for name, value in losses.items() if trainer.global_step > 1}
     shown |= rates_by_name(trainer.optimizer_list) | {"train/grad_norm": trainer.grad_norm.item()}
     trainer.last_point = trainer.global_step, shown
-    record_scalars(trainer.writer, *trainer.last_point)
-    speed = trainer.speed.read()
-    trainer.writer.add_scalar("speed/samples_per_second", speed, trainer.global_step)
-    return float(speed)
+    speed = float(trainer.speed.read())
+    record_scalars(trainer.writer, trainer.global_step, shown | {"speed/samples_per_second": speed})
+    return speed
 
 
 def record_epoch(writer: Any, train_loss: float, scores: Mapping[str, float], seconds: float, step: int) -> None:
     """Both mean losses of an epoch on one chart, every score by name, and how long it took."""
     writer.add_scalars("loss_per_epoch", {"train": train_loss, "eval": scores["loss"]}, step)
-    record_scalars(writer, step, {f"eval/{name}": value for name, value in scores.items()})
-    writer.add_scalar("speed/seconds_per_epoch", seconds, step)
+    values = {f"eval/{name}": value for name, value in scores.items()}
+    record_scalars(writer, step, values | {"speed/seconds_per_epoch": seconds})
     writer.flush()
 
 
