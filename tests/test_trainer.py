@@ -714,6 +714,7 @@ def test_print_helpers_name_what_they_print(tmp_path: Path, capsys: pytest.Captu
         ({"log_per_step": 0}, "log_per_step is 0"),
         ({"clip_grad": -1.0}, "clip_grad is -1.0"),
         ({"key_mode": "best"}, "key_mode 'best' is unknown"),
+        ({"strategy": "dp"}, "strategy 'dp' is unknown; choose one of ddp, fsdp"),
         ({"precision": "int8"}, "precision 'int8' is unknown"),
         ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type 'cosine' is unknown"),
         ({"warm_up_mode": "slow"}, "warm_up_mode 'slow' is unknown"),

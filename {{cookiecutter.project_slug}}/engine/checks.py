@@ -28,6 +28,8 @@ def check_settings(trainer: Any) -> None:
         for name in names:
             if getattr(trainer, name) < least:
                 raise UserError(f"{name} is {getattr(trainer, name)}; it must be {least} or more")
+    if trainer.strategy not in ("ddp", "fsdp"):
+        raise UserError(f"strategy {trainer.strategy!r} is unknown; choose one of ddp, fsdp")
     if trainer.strategy == "fsdp" and trainer.precision == "fp16":
         raise UserError("fp16 does not go with the strategy fsdp; set precision to bf16 or fp32")
     if trainer.key_mode not in WORST:
