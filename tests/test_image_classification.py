@@ -206,7 +206,7 @@ def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Any, tmp_path: Pat
     own.train.train(["--resume", "auto", "--ckpt_dir", str(tmp_path), "--epochs", "3", "--lr", "0.01"])
     assert list(tmp_path.iterdir()) == [run_dir]
     log = (run_dir / "log.txt").read_text("utf-8")
-    assert [log.count(f"epoch {epoch}/") for epoch in (1, 2, 3)] == [1, 1, 1]
+    assert [log.count(f"\n  {epoch}/") for epoch in (1, 2, 3)] == [1, 1, 1]
     assert checkpoint.load(run_dir / "epoch3.pth")["lr_scheduler0"]["base_lrs"] == [0.01, 0.01]
     assert own.config.resumed_config([], run_dir)[0].lr_scheduler_type == "step"
     with pytest.raises(UserError, match="epoch3.pth has 3 epochs behind it; epochs is 2"):
