@@ -1,14 +1,16 @@
 """Makes the pictures of the README anew, in docs/images: `python benchmarks/pictures.py [RUN ...]`.
 
 lr_curves.png has every schedule with every warm-up, from the code that trains; session.svg what a person sees who
-generates a project and trains it, taken from a terminal in the middle of the last epoch (not on Windows). Of runs whose
-folders are given tensorboard.png is what Chromium shows, and predictions.png what the first of them drew.
+generates a project and trains it, taken from a terminal in the middle of the last epoch (not on Windows);
+predictions.png what runs draw of their test sets. Of runs whose folders are given tensorboard.png is what Chromium
+shows.
 """
 
 import fcntl
 import io
 import os
 import pty
+import random
 import re
 import struct
 import subprocess
@@ -29,10 +31,11 @@ SOURCE = ROOT / "{{cookiecutter.project_slug}}"
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(SOURCE), str(ROOT / "tests")]
 
-from conftest import write_config  # noqa: E402
+from conftest import render_plainly, write_config  # noqa: E402
 from engine.figures import new_figure, rendered, write  # noqa: E402
 from engine.lr_curve import lr_curve  # noqa: E402
 from engine.schedulers import SCHEDULES, WARM_UPS, Timeline  # noqa: E402
+from real_data import image_classification, segmentation  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
 COLUMNS, LINES = 80, 42
@@ -126,9 +129,22 @@ def draw_tensorboard(root: Path) -> None:
         server.terminate()
 
 
-def draw_predictions(run: Path) -> None:
-    """The pictures that a run drew of its test set, beside each other."""
-    pictures = [Image.open(path).convert("RGB") for path in sorted(run.glob("test_*.png"))]
+def draw_predictions() -> None:
+    """What two short runs on the files of real_data.py drew of their test sets: digits, and ink on photographs."""
+    pictures = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = write_config(Path(folder))
+        few = {image_classification: "--epochs 3 --no_mirror", segmentation: "--epochs 8"}
+        for make, flags in few.items():
+            data = Path(folder, "data", make.__name__)
+            data.mkdir(parents=True)
+            make(data, random.Random(0))
+            project = render_plainly(Path(folder), config, task_type=make.__name__, project_slug=make.__name__)
+            subprocess.run([sys.executable, "train.py", "--data", str(data), *flags.split()], cwd=project, check=True)
+            drawn = {path.stem: path for path in project.glob("check_point/*/test_*.png")}
+            if make is image_classification:
+                pictures.append(Image.open(drawn["test_confusion"]).convert("RGB"))
+            pictures.append(Image.open(drawn["test_predictions"]).convert("RGB"))
     height = min(picture.height for picture in pictures)
     pictures = [picture.resize((picture.width * height // picture.height, height)) for picture in pictures]
     together = Image.new("RGB", (sum(picture.width for picture in pictures), height), "white")
@@ -144,6 +160,6 @@ if __name__ == "__main__":
     runs = [Path(run) for run in sys.argv[1:]]
     if runs:
         draw_tensorboard(runs[0].parent)
-        draw_predictions(runs[0])
+    draw_predictions()
     draw_schedules()
     draw_session()
