@@ -40,7 +40,7 @@ from real_data import image_classification, segmentation  # noqa: E402
 IMAGES = ROOT / "docs" / "images"
 COLUMNS, LINES = 80, 42
 PORT = 16006
-TAGS = "acc$|loss|lr/|norm|speed"  # on the page of TensorBoard
+TAGS = "eval/acc$|eval/loss|per_epoch|lr/|norm|per_second|train/loss"  # on the page of TensorBoard
 
 
 def draw_schedules() -> None:

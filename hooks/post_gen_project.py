@@ -19,7 +19,9 @@ from pathlib import Path
 TIME_LIMIT = 120  # seconds for the smoke epoch
 BIN = "Scripts" if os.name == "nt" else "bin"
 VENV_PYTHON = Path(".venv", BIN, "python")
-PROBE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+# What a project imports before it has trained an epoch; a test compares it with what it declares.
+NEEDED = ("torch", "numpy", "tensorboard", "torchinfo", "torchsummary", "tqdm", "tyro")
+PROBE = f"import importlib.util; print('lacks', *[name for name in {NEEDED} if not importlib.util.find_spec(name)])"
 
 
 # ---- how it was rendered ----
@@ -133,22 +135,26 @@ def candidates(environment: dict) -> list:
     return list(dict.fromkeys(str(python) for python in [*found, *on_path, sys.executable] if python))
 
 
-def has_torch(python: str) -> bool:
-    """Whether that Python runs and finds torch; torch is not imported, which would take seconds."""
-    try:
-        nothing = subprocess.DEVNULL  # a pipe would be waited for as long as anything that was started holds it
-        done = subprocess.run([python, "-c", PROBE], stdin=nothing, stdout=nothing, stderr=nothing, timeout=20)
-        return done.returncode == 0
-    except (OSError, subprocess.SubprocessError):
-        return False
+def lacks(python: str) -> list:
+    """What that Python does not have, torch first; nothing is imported, which would take seconds."""
+    # Into a file: a pipe would be waited for as long as anything that was started holds it.
+    with tempfile.TemporaryFile() as printed:
+        try:
+            nothing = subprocess.DEVNULL
+            subprocess.run([python, "-c", PROBE], stdin=nothing, stdout=printed, stderr=nothing, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            return list(NEEDED)
+        printed.seek(0)
+        said = printed.read().decode(errors="replace").split()
+    return said[1:] if said[:1] == ["lacks"] else list(NEEDED)
 
 
-def active_python(environment: dict) -> str:
-    """The first candidate that has torch."""
-    for python in candidates(environment):
-        if has_torch(python):
-            return python
-    raise NotVerifiedError("no Python with torch is active")
+def active_python(environment: dict) -> tuple:
+    """The candidate that lacks least of what a project needs, and what it lacks; it has torch."""
+    found = [(python, missing) for python in candidates(environment) if "torch" not in (missing := lacks(python))]
+    if not found:
+        raise NotVerifiedError("no Python with torch is active")
+    return min(found, key=lambda pair: len(pair[1]))
 
 
 def new_venv() -> str:
@@ -242,10 +248,12 @@ def only_compared(answers: dict) -> bool:
 
 def verify(answers: dict) -> int:
     """Trains the smoke epoch and says how it went; returns whether it failed."""
-    python = ""
+    python, missing = "", []
     try:
-        in_venv = answers["smoke_epoch"] == "venv"
-        python = "" if in_venv else active_python(dict(os.environ))
+        if answers["smoke_epoch"] != "venv":
+            python, missing = active_python(dict(os.environ))
+        if missing:
+            raise NotVerifiedError(f"{python} has torch, but not {', '.join(missing)}")
         trained_by = python or new_venv()
         say(f"training a small epoch with {trained_by} ...")
         say(smoke_epoch(trained_by))

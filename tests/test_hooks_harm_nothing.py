@@ -152,6 +152,14 @@ def test_what_cannot_be_verified_is_complete_and_one_line_says_why_and_how(
     assert not place.beats()
 
 
+def test_the_small_packages_that_a_python_with_torch_lacks_are_named(place: Place, complete: set[str]) -> None:
+    place.add("torch", GOOD)
+    place.add("sitecustomize", HIDDEN.format("tqdm") + HIDDEN.format("tyro"))
+    done = place.run(place.command())
+    assert done.returncode == 0 and files_in(place.project) == complete
+    assert re.search(rf"not verified, .* has torch, but not tqdm, tyro; to finish: .*{VERIFY}$", done.stdout, re.M)
+
+
 @pytest.mark.parametrize("answer", ["smoke_epoch=active", "smoke_epoch=venv"])
 def test_the_command_that_is_said_verifies_the_project(answer: str, place: Place) -> None:
     place.add("torch", "raise ImportError")

@@ -224,7 +224,7 @@ def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Any, tmp_path: Pat
     ("splits", "words"),
     [
         ({}, "images in 0 CLASS folder"),
-        ({"val": {"a": 2, "b": 2}}, "there is no folder"),
+        ({"val": {"a": 2, "b": 2}}, "train is no folder"),
         ({"train": {"a": 2}}, "images in 1 CLASS folder"),
         ({"train": {"a": 2, "b": 0}}, "images in 1 CLASS folder"),
         ({"train": {"a": 2, "b": 2}, "val": {"a": 0}}, "val has no images"),
@@ -277,7 +277,7 @@ def test_without_network_and_data_one_line_says_what_to_do(
         (["--lr_schedular_type", "step"], ["--lr_schedular_type", "--lr_scheduler_type"]),
         (["--lr_scheduler_type", "stepp"], ["stepp", "annealing"]),
         (["--epochs", "many"], ["--epochs", "many"]),
-        (["--lr", "0.1", "0.2", "--num_parts", "3", "--data", "synthetic"], ["--lr has 2 values for 3 parts"]),
+        (["--lr", "0.1", "0.2", "--num_parts", "3", "--data", "synthetic"], ["--lr has 2 values, --num_parts is 3"]),
         (["--data", "nowhere"], ["error: --data nowhere"]),
         (["--batch_size", "-1"], ["error: --batch_size -1 must be above 0"]),
         (["--lr", "-1"], ["error: --lr -1.0 must be above 0"]),

@@ -173,6 +173,13 @@ def test_an_edit_on_the_very_line_stands_beside_the_answer(project: Path) -> Non
     assert f"<<<<<<< your edits\n{mine}=======\n{theirs}>>>>>>> the new answers\n" in config.read_text("utf-8")
 
 
+def test_a_file_with_conflict_markers_is_not_merged_again(project: Path) -> None:
+    test_an_edit_on_the_very_line_stands_beside_the_answer(project)
+    text = (project / "config.py").read_text("utf-8")
+    assert "config.py still has <<<<<<< of the last time" in regenerate(project, "warm_up_mode=exponential", status=1)
+    assert (project / "config.py").read_text("utf-8") == text
+
+
 def test_what_was_deleted_stays_so_and_windows_line_ends_stay_too(project: Path) -> None:
     (project / "README.md").unlink()
     config = project / "config.py"

@@ -162,6 +162,11 @@ def test_the_template_installs_what_projects_declare_and_they_declare_what_they_
             uses = re.search(rf"^ *(from|import) {name}\b", code, re.MULTILINE) is not None
             assert uses == any(d.startswith(package) for d in dependencies), (task, package)
     assert set(own["optional-dependencies"]["project"]) == declared
+    hook = (ROOT / "hooks" / "post_gen_project.py").read_text("utf-8")
+    [needed] = re.findall(r"^NEEDED = (.*)$", hook, re.MULTILINE)
+    names = {re.split(r"[>=<\[]", dependency)[0] for dependency in declared}
+    later = {"matplotlib", "pillow", "torchvision"}  # or installed with these
+    assert set(ast.literal_eval(needed)) == names - later
 
 
 @pytest.mark.parametrize("license", QUESTIONS["license"])

@@ -63,7 +63,7 @@ class Config:
     def lr_per_part(self) -> list[float]:
         """The base learning rate of each part; a UserError where --lr has neither one value nor one per part."""
         if len(self.lr) not in (1, self.num_parts):
-            raise UserError(f"--lr has {len(self.lr)} values for {self.num_parts} parts; give one, or one per part")
+            raise UserError(f"--lr has {len(self.lr)} values, --num_parts is {self.num_parts}; give 1, or 1 per part")
         return list(self.lr) * (self.num_parts // len(self.lr))
 
     def __str__(self) -> str:
@@ -86,6 +86,7 @@ PARTS = ("momentum", "_fraction", "_smoothing", "dropout")  # what their names e
 
 def check_numbers(config: Config) -> None:
     """Raises a UserError for the first number outside its range."""
+    config.lr_per_part()
     if config.seed >= 2**43:
         raise UserError(f"--seed {config.seed} must be below {2**43}")
     for name, value in asdict(config).items():

@@ -93,7 +93,7 @@ Loaded = tuple[dict[str, Any], dict[str, list[tuple[int, int]]], list[str], int]
 
 
 def read_own(config: Config) -> Loaded:
-    """A folder of one's own: train/images/* and train/masks/*, and val or test or both with the same.
+    """A folder of one's own: train/images/* and train/masks/*, and val or test or both with the same; or these alone.
 
     The names of the classes are the lines of classes.txt or, without it, the numbers up to the largest in train.
 
@@ -101,9 +101,10 @@ def read_own(config: Config) -> Loaded:
         UserError: a folder, image or mask is missing, has another size or an unknown class, or there is one class.
     """
     root = Path(config.data)
-    if not (root / "train").is_dir():
-        raise UserError(f"--data {root}: there is no folder {root / 'train'}, with images and masks; or give synthetic")
-    files = {name: find_pairs(root / name) for name in ("train", "val", "test") if (root / name).is_dir()}
+    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
+    if not (folders.get("train", root / "train") / "images").is_dir():
+        raise UserError(f"--data {root}: neither {root / 'train' / 'images'} nor {root / 'images'} is a folder")
+    files = {name: find_pairs(folder) for name, folder in folders.items()}
     checked = {name: check_all(pairs) for name, pairs in files.items()}
     numbers_in = {name: set().union(*numbers) - {config.ignore_index} for name, (_, numbers) in checked.items()}
     classes, found = read_names(root / "classes.txt"), numbers_in["train"]
@@ -256,6 +257,11 @@ def test_images_of_any_size_are_trained_on_and_predicted(tmp_path: Path) -> None
             assert mask.size == size and set(mask.tobytes()) <= {0, 1}
 
 
+def test_images_and_masks_without_a_split_are_enough(tmp_path: Path) -> None:
+    data, _ = load_data(Config(data=str(write(tmp_path, *(f"./{number}" for number in range(10))))))
+    assert {name: len(pairs) for name, pairs in data.items()} == {"train": 9, "val": 1}
+
+
 def test_ignored_pixels_change_no_loss() -> None:
     torch.manual_seed(0)
     pred, y = torch.randn(2, 3, 4, 6), torch.randint(3, (2, 4, 6)).byte()
@@ -297,7 +303,7 @@ Your own masks have the stems of their images, and as pixels the numbers of clas
     FOLDER/test/images/*        FOLDER/test/masks/*          what it is tested on at the end; may be missing
     FOLDER/classes.txt                                       a name per line, for 0, 1, 2 ...; may be missing
 
-Without val a tenth of train, drawn by `--seed`, takes its place. Pixels of number 255 (`--ignore_index`) do not count.
+or just FOLDER/images/ and FOLDER/masks/. Without val a tenth of train, drawn by `--seed`, takes its place. Pixels of number 255 (`--ignore_index`) do not count.
 Images may have any size, each its own: they are scaled down to the shorter side `--image_size` (by default what is
 usual among them, 256 at most), cut to squares of it for training, and evaluated whole at that scale.
 

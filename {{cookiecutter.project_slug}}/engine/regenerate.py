@@ -175,7 +175,7 @@ class Merge:
         self.modes = {name: (becomes / name).stat().st_mode for name in self.added}
 
     def decide(self, name: str, here: bytes | None, was: bytes | None, becomes: bytes | None) -> None:
-        """Notes what becomes of one file; None stands for no file."""
+        """Notes what becomes of one file; None stands for no file. A UserError where it still has conflict markers."""
         if here is not None and b"\r\n" in here:  # as git makes lines end on Windows
             was, becomes = (text and text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for text in (was, becomes))
         if was == becomes or here == becomes:
@@ -189,6 +189,8 @@ class Merge:
             self.results[name] = becomes
             self.added += [name] * (here is None)
         elif here is not None:  # else it was deleted here, and stays so
+            if b"\n<<<<<<< your edits" in b"\n" + here:
+                raise UserError(f"{name} still has <<<<<<< of the last time; decide there first")
             self.results[name], conflict = merge_lines(here, was or b"", becomes)
             self.conflicts += [name] * conflict
 

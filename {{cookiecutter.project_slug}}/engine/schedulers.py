@@ -239,7 +239,7 @@ def build_schedule(lr_scheduler_type: str, optimizer: Optimizer, timeline: Timel
     if timeline.warm_up_updates >= timeline.epochs * timeline.updates_per_epoch:
         raise UserError(
             f"warm_up_epochs {timeline.warm_up_epochs:g} must be below epochs {timeline.epochs}: "
-            "nothing would be left to train after the warm-up"
+            "nothing would be left to train after the warm-up; lower it or set warm_up_mode to none"
         )
     if timeline.step_size < 1:
         raise UserError(f"step_size {timeline.step_size} must be at least 1 epoch")
