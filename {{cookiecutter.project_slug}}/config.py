@@ -24,7 +24,8 @@ class Config:
     num_parts: Literal[1, 2, 3] = {{ cookiecutter.num_parts }}  # parts of the network; each has its own optimizer and LR
     momentum: float = 0.9  # of sgd
     accumulate: int = 1  # batches per update; their gradients add up to that of one large batch
-    clip_grad: float = 0.0  # largest norm of the gradient over all parts; 0 does not clip
+    clip_grad: float = {{ 4.0 if cookiecutter.task_type == "image_classification" else 0.0 }}
+    """largest norm of the gradient over all parts; 0 does not clip"""
 
     # Learning rate
     lr_scheduler_type: Literal["annealing", "step", "metric", "loss", "none"] = "{{ cookiecutter.lr_scheduler_type }}"

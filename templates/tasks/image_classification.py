@@ -269,7 +269,7 @@ README = """\
 
 The best recipe so far for CIFAR-10, 88 % of the test images after 14 epochs:
 
-    python train.py --epochs 14 --batch_size 512 --optimizer muon --lr 0.1 --momentum 0.8 --weight_decay 0.1 --label_smoothing 0.2
+    python train.py --epochs 14 --batch_size 512 --optimizer muon --lr 0.1 --momentum 0.8 --weight_decay 0.1 --label_smoothing 0.2 --clip_grad 0
 
 Your own images lie in one folder per class:
 
