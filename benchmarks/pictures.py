@@ -6,20 +6,13 @@ predictions.png what runs draw of their test sets. Of runs whose folders are giv
 shows.
 """
 
-import fcntl
 import io
 import os
-import pty
 import random
-import re
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
@@ -36,9 +29,9 @@ from engine.figures import new_figure, rendered, write  # noqa: E402
 from engine.lr_curve import lr_curve  # noqa: E402
 from engine.schedulers import SCHEDULES, WARM_UPS, Timeline  # noqa: E402
 from real_data import image_classification, segmentation  # noqa: E402
+from terminals import COLUMNS, in_terminal, read_until  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
-COLUMNS, LINES = 80, 42
 PORT = 16006
 TAGS = "eval/acc$|eval/loss|per_epoch|lr/|norm|per_second|train/loss"  # on the page of TensorBoard
 
@@ -62,29 +55,6 @@ def draw_schedules() -> None:
     write(rendered(figure), IMAGES / "lr_curves.png")
 
 
-@contextmanager
-def in_terminal(command: list[str], folder: Path, **environment: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """A process in a terminal of 80 columns, and the file by which it is read and typed into."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    env = os.environ | {"TERM": "xterm-256color", "PYTHONDONTWRITEBYTECODE": "1"} | environment
-    process = subprocess.Popen(command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
-    os.close(theirs)
-    yield ours, process
-    process.kill()
-    process.wait()
-    os.close(ours)
-
-
-def read_until(terminal: int, pattern: str) -> str:
-    """What it shows until the last of it matches, or until the end."""
-    shown = b""
-    with suppress(OSError):  # how Linux says that the other end is closed
-        while not re.search(pattern, shown.decode(errors="ignore")) and (piece := os.read(terminal, 2**16)):
-            shown += piece
-    return shown.decode()
-
-
 def session(folder: Path) -> str:
     """Generates a project with the first answers but for its name, and trains it into its third epoch."""
     config = write_config(folder)
@@ -94,7 +64,7 @@ def session(folder: Path) -> str:
         for answer in ("Stripes", *[""] * 8):
             shown += read_until(terminal, r"\)\S*: $")
             os.write(terminal, f"{answer}\n".encode())
-        shown += read_until(terminal, "$ never")
+        shown += read_until(terminal)
     shown += "$ cd stripes && python train.py --data synthetic --epochs 3\n"
     train = ["train.py", "--data", "synthetic", "--epochs", "3", "--log_per_step", "3"]
     with in_terminal([sys.executable, *train], folder / "stripes") as (terminal, _):

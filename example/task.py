@@ -100,8 +100,8 @@ def read_own(config: Config) -> tuple[Splits, list[str]]:
     root = Path(config.data)
     folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
     if not folders.get("train", root / "train").is_dir():
-        which = f"{root / 'train'} is no folder" if root.is_dir() else f"{root} is no folder"
-        raise UserError(f"--data {root}: {which}; give one with images in CLASS/* or train/CLASS/*")
+        missing = root / "train" if root.is_dir() else root
+        raise UserError(f"--data {root}: {missing} is no folder; give one with images in CLASS/* or train/CLASS/*")
     found = {name: find_images(folder) for name, folder in folders.items()}
     for name, files in found.items():
         for loose in [file for file in files if file.parent == folders[name]][:1]:

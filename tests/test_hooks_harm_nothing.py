@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from conftest import ROOT, Render
+from terminals import read_until
 from test_combinations import files_in
 
 SMOKE = "smoke epoch: loss 2.0000 -> 1.0000 in 0.1 s"
@@ -274,12 +274,9 @@ def on_a_terminal(place: Place, keys: str, **environment: str) -> tuple[int, str
     for key in keys:
         os.write(person, key.encode())
         time.sleep(0.05)
-    shown = b""
-    with suppress(OSError):  # the last process has left the terminal
-        while part := os.read(person, 65536):
-            shown += part
+    shown = read_until(person)
     os.close(person)
-    return process.wait(60), shown.decode()
+    return process.wait(60), shown
 
 
 KEYS = {"Ctrl-C": "\3", "Ctrl-C in anger": "\3\3\3\3\3", "Ctrl-Z, then Ctrl-C": "\x1a\3", "Ctrl-backslash": "\x1c"}

@@ -16,6 +16,7 @@ from engine import UserError, compare, lr_curve, report
 from engine.schedulers import SCHEDULES, WARM_UPS, KeyMetricPlateau
 from PIL import Image
 from scripts import run_script
+from terminals import in_terminal, read_until
 from test_trainer import Small, record
 
 # ---- learning rates ----
@@ -132,31 +133,12 @@ def test_the_command_draws_without_training(render: Render, tmp_path: Path) -> N
 # ---- the terminal ----
 
 
-def in_terminal(project: Path, argv: list[str], columns: int = 80, **environment: str) -> str:
-    """What a script shows in a terminal of so many columns (not on Windows)."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "TERM": "xterm"} | environment
-    process = subprocess.Popen(
-        [sys.executable, *argv], cwd=project, env=env, stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            shown += (piece := os.read(ours, 2**16))
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not piece:
-            break
-    process.wait()
-    os.close(ours)
-    return shown.decode()
+def shown_by(project: Path, argv: list[str], **environment: str) -> str:
+    """All that a script shows in a terminal of 80 columns."""
+    with in_terminal([sys.executable, *argv], project, **environment) as (terminal, process):
+        shown = read_until(terminal)
+        process.wait()
+    return shown
 
 
 in_a_terminal = pytest.mark.skipif(os.name != "posix", reason="Windows has no pseudo-terminals")
@@ -169,11 +151,7 @@ def test_a_run_fits_into_80_columns_and_its_log_has_no_bar(task_type: str, rende
     root = tmp_path / "r"
     flags = ["--data", "synthetic", "--width", "8", "--epochs", "2", "--log_per_step", "4", "--batch_size", "64"]
     flags += ["--warm_up_epochs", "0.5", "--num_parts", "3", "--ckpt_dir", "../r"]
-    shown = (
-        in_terminal(project.parent, [str(project / "train.py"), *flags])
-        if False
-        else in_terminal(project, ["train.py", *flags])
-    )
+    shown = shown_by(project, ["train.py", *flags])
     bars = [line for line in re.split(r"[\r\n]+", shown) if re.match(r"epoch \d/2", line)]
     assert any(re.search(r"left, loss \d\.\d{4}, lr [\d.e-]+, [\d,]+ samples/s", bar) for bar in bars), shown
     assert max(map(len, bars)) <= 80
@@ -237,7 +215,7 @@ def test_the_table_keeps_its_columns(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @in_a_terminal
 def test_no_color_is_heeded(render: Render) -> None:
-    shown = in_terminal(render(task_type="regression"), ["train.py", "--help"], NO_COLOR="1")
+    shown = shown_by(render(task_type="regression"), ["train.py", "--help"], NO_COLOR="1")
     assert not re.search("\x1b\\[[0-9;]*3[0-7]", shown)
     assert "--lr_scheduler_type" in shown
 

@@ -80,10 +80,10 @@ def table(runs: list[Run]) -> list[dict[str, str]]:
     from .report import duration
 
     scores = dict.fromkeys(name for run in runs for name in run.best.get("best_metric", {}))
-    rows = []
+    settings, rows = differing(runs), []
     for run in runs:
         metric, seconds = run.best.get("best_metric", {}), run.curves.get("speed/seconds_per_epoch", [])
-        row = {"run": run.folder.name} | {f"--{name}": text(run.settings.get(name, "-")) for name in differing(runs)}
+        row = {"run": run.folder.name} | {f"--{name}": text(run.settings.get(name, "-")) for name in settings}
         row |= {"best epoch": f"{run.best.get('epoch', '-')}/{len(seconds)}"}
         row |= {name: f"{metric[name]:.4f}" if name in metric else "-" for name in scores}
         rows.append(row | {"time": duration(sum(seconds))})
@@ -106,10 +106,11 @@ def draw(runs: list[Run], path: Path) -> None:
     key = next((run.best["key_metric"] for run in runs if "key_metric" in run.best), "loss")
     figure, axes = new_figure(2, 1, 12, 4.8)
     losses, scores = axes[0]
+    names = differing(runs)
     for number, run in enumerate(runs):
+        settings = ", ".join(f"{name} {text(run.settings.get(name, '-'))}" for name in names)
         for axis, tag, style in ((losses, "eval/loss", "-"), (losses, "train/loss", ":"), (scores, f"eval/{key}", "-")):
             curve = run.curves.get(tag, [])
-            settings = ", ".join(f"{name} {text(run.settings.get(name, '-'))}" for name in differing(runs))
             name = caption(settings or run.folder.name) if style == "-" and number < NAMED else None
             axis.plot(range(1, len(curve) + 1), curve, style, marker=".", color=f"C{number % 10}", label=name)
     losses.set(xlabel="epoch", ylabel="loss: evaluation, dotted training")

@@ -12,6 +12,7 @@ from torch.optim import SGD
 
 from .distributed import is_main
 from .figures import keep, new_figure, rendered
+from .records import by_part
 from .schedulers import Schedule, Timeline, build_schedule
 
 POINTS = 1000  # of a curve, about; its corners, at the ends of the epochs and of the warm-up, are among them
@@ -32,9 +33,8 @@ def lr_curve(lr_scheduler_type: str, timeline: Timeline, base_lrs: list[float], 
     optimizer = SGD([{"params": [torch.zeros(1)], "lr": float(b)} for b in base_lrs])
     schedule = build_schedule(lr_scheduler_type, optimizer, timeline)
     every = max(1, timeline.epochs // POINTS)  # of more epochs there is a point for some
-    follows = type(schedule).after_evaluation is not Schedule.after_evaluation
     curves: list[Curve] = [[] for _ in base_lrs]
-    for epoch in range(0, timeline.epochs, 1 if follows else every):
+    for epoch in range(0, timeline.epochs, 1 if follows(schedule) else every):
         for update in updates_of(epoch, schedule) if epoch % every == 0 else ():
             schedule.step(update)
             for curve, lr in zip(curves, schedule.get_lr(), strict=True):
@@ -44,6 +44,11 @@ def lr_curve(lr_scheduler_type: str, timeline: Timeline, base_lrs: list[float], 
         score = (-1 / (epoch + 1) if higher else -(epoch + 1.0)) if improving else math.nan
         schedule.after_evaluation(defaultdict(partial(float, score)))
     return curves
+
+
+def follows(schedule: Schedule) -> bool:
+    """Whether the schedule takes note of evaluations."""
+    return type(schedule).after_evaluation is not Schedule.after_evaluation
 
 
 def updates_of(epoch: int, schedule: Schedule) -> Iterator[int]:
@@ -56,14 +61,13 @@ def updates_of(epoch: int, schedule: Schedule) -> Iterator[int]:
 
 
 def curves_by_name(trainer: Any) -> dict[str, tuple[Curve, Curve]]:
-    """The highest and the lowest curve of each part, lr/part0 ...; of further groups of it where theirs are others."""
-    curves = {}
-    for part, schedule in enumerate(trainer.lr_scheduler_list):
+    """The highest and the lowest curve of each part, named as the rates that a run records."""
+    parts = []
+    for schedule in trainer.lr_scheduler_list:
         run = trainer.lr_scheduler_type, schedule.timeline, schedule.base_lrs
-        pairs = list(zip(lr_curve(*run, True), lr_curve(*run, False), strict=True))
-        curves[f"lr/part{part}"] = pairs[0]
-        curves |= {f"lr/part{part}_group{group}": pair for group, pair in enumerate(pairs) if pair != pairs[0]}
-    return curves
+        high = lr_curve(*run, True)
+        parts.append(list(zip(high, lr_curve(*run, False) if follows(schedule) else high, strict=True)))
+    return by_part(parts)
 
 
 def title(trainer: Any) -> str:

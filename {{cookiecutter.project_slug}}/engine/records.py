@@ -1,18 +1,20 @@
 """What a run leaves in TensorBoard. What it prints is in report.py, what it draws in figures.py."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
 
 from .distributed import is_main
 from .sharding import whole
+
+T = TypeVar("T")
 
 
 class NoWriter:
@@ -105,9 +107,10 @@ class Speed:
 
     def read(self) -> float:
         """The speed; counting begins anew."""
-        samples, began = self.samples, self.began
-        self.__init__()  # type: ignore[misc]
-        return samples / max(self.began - began, 1e-9)
+        now = time.perf_counter()
+        speed = self.samples / max(now - self.began, 1e-9)
+        self.samples, self.began = 0.0, now
+        return speed
 
 
 def record_point(trainer: Any) -> float:
@@ -158,10 +161,14 @@ def record_histograms(writer: Any, model_list: list[nn.Module], step: int) -> No
 
 
 def rates_by_name(optimizer_list: list[Optimizer]) -> dict[str, float]:
-    """The learning rate of every optimizer, lr/part0 ...; of its further groups too where theirs is another."""
-    rates = {}
-    for part, optimizer in enumerate(optimizer_list):
-        first, *others = [float(group["lr"]) for group in optimizer.param_groups]
-        rates[f"lr/part{part}"] = first
-        rates |= {f"lr/part{part}_group{number}": lr for number, lr in enumerate(others, 1) if lr != first}
-    return rates
+    """The present learning rates."""
+    return by_part([float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizer_list)
+
+
+def by_part(parts: Iterable[Sequence[T]]) -> dict[str, T]:
+    """What is of each part's first group, by name, lr/part0 ...; of its further groups too where theirs is another."""
+    named = {}
+    for part, (first, *others) in enumerate(parts):
+        named[f"lr/part{part}"] = first
+        named |= {f"lr/part{part}_group{number}": other for number, other in enumerate(others, 1) if other != first}
+    return named
