@@ -37,7 +37,7 @@ def main(data: str, *seeds: str) -> None:
         said = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True).stdout
         seconds = time.perf_counter() - began
         [accuracy] = re.findall(r"^test of epoch.*\bacc ([\d.]+)", said, re.M)
-        training = sum(map(float, re.findall(r"^ +\d+/\d+ .* ([\d.]+)(?: \*)?$", said, re.M)))
+        training = sum(map(float, re.findall(r"^ *\d+/\d+ .* ([\d.]+)(?: \*)?$", said, re.M)))
         rows.append((100 * float(accuracy), training, seconds))
         print(f"| {seed} | {rows[-1][0]:.2f} % | {training:.0f} s | {seconds:.0f} s |", flush=True)
     accuracy, training, seconds = map(median, zip(*rows, strict=True))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,12 +16,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 ROOT = Path(__file__).parent.parent
-sys.dont_write_bytecode = True
-sys.path[:0] = [str(ROOT / "{{cookiecutter.project_slug}}"), str(ROOT / "templates" / "modules")]
+sys.path.insert(0, str(ROOT / "tests"))
 
-from backbones import Normalize  # noqa: E402
-from engine.data import Rows, train_loader  # noqa: E402
-from squares import AugmentedRows, SquareFiles  # noqa: E402
+from conftest import modules_of, render_plainly, write_config  # noqa: E402
+from engine.data.loaders import make_loaders  # noqa: E402
+from engine.data.splits import Split  # noqa: E402
 
 COUNT, SIZE, BATCH, ROUNDS = 20_000, 32, 128, 5
 PHOTOGRAPHS = 600
@@ -50,17 +48,22 @@ def transforms(*first: Any) -> Callable[[Any], Any]:
     return v2.Compose([v2.RandomCrop(SIZE, 2), v2.RandomHorizontalFlip(), *first, scale, v2.Normalize(mean, std)])
 
 
-def pipelines(pixels: torch.Tensor, folder: Path) -> dict[str, Iterable[Any]]:
+def our_loader(own: Any, x: Any, count: int, shift_fraction: float, batch: int, workers: int) -> DataLoader[Any]:
+    """The rendered project's loader of `count` training images, randomly cropped and flipped; `own` are its modules."""
+    split = Split(x, torch.zeros(count, dtype=torch.long), torch.arange(count))
+    augmented = own.augmentation.AugmentedSplit(split, 0, shift_fraction, True)
+    return make_loaders({"train": augmented, "val": split}, batch, 0, torch.device("cpu"), workers).train
+
+
+def pipelines(own: Any, pixels: torch.Tensor, folder: Path) -> dict[str, Iterable[Any]]:
     """Loaders of the same images, by name; each gives normalised batches."""
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
-    (folder / "class").mkdir()
+    (folder / "class").mkdir(parents=True)
     for number, picture in enumerate(pictures):
         picture.save(folder / "class" / f"{number}.jpg")
     by_pil, by_tensor = transforms(v2.ToImage()), transforms()
-    settings = SimpleNamespace(seed=0, shift_fraction=2 / SIZE, no_mirror=False)
-    rows = Rows(pixels, torch.zeros(COUNT, dtype=torch.long), torch.arange(COUNT))
-    normalize = Normalize(MEAN, STD)
-    ours = train_loader(AugmentedRows(rows, settings), BATCH, seed=0, workers=0, pin=False)
+    normalize = own.backbones.Normalize(MEAN, STD)
+    ours = our_loader(own, pixels, COUNT, 2 / SIZE, BATCH, workers=0)
 
     class Ours:
         def __iter__(self) -> Any:
@@ -79,21 +82,19 @@ def pipelines(pixels: torch.Tensor, folder: Path) -> dict[str, Iterable[Any]]:
     }
 
 
-def photographs(folder: Path) -> dict[str, Iterable[Any]]:
+def photographs(own: Any, folder: Path) -> dict[str, Iterable[Any]]:
     """Loaders of files that do not fit into memory: photographs of 640 x 427 pixels, brought to 224."""
-    (folder / "class").mkdir()
+    (folder / "class").mkdir(parents=True)
     pictures = [Image.fromarray(image) for image in load_sample_images().images]
     paths = [folder / "class" / f"{number}.jpg" for number in range(PHOTOGRAPHS)]
     for number, path in enumerate(paths):
         pictures[number % len(pictures)].save(path, quality=90)
-    settings = SimpleNamespace(seed=0, shift_fraction=0.0625, no_mirror=False)
-    y, numbers = torch.zeros(PHOTOGRAPHS, dtype=torch.long), torch.arange(PHOTOGRAPHS)
-    ours = AugmentedRows(Rows(SquareFiles(paths, 224), y, numbers), settings)
+    ours = own.crops.CropFiles(paths, 224)
     change = v2.Compose([v2.Resize(224), v2.RandomCrop(224, 14), v2.RandomHorizontalFlip(), v2.ToImage()])
     theirs = ImageFolder(folder, change)
     return {
-        "**the rendered project, files**": train_loader(ours, 32, seed=0, workers=0, pin=False),
-        "**the rendered project, files, 2 workers**": train_loader(ours, 32, seed=0, workers=2, pin=False),
+        "**the rendered project, files**": our_loader(own, ours, PHOTOGRAPHS, 0.0625, 32, workers=0),
+        "**the rendered project, files, 2 workers**": our_loader(own, ours, PHOTOGRAPHS, 0.0625, 32, workers=2),
         "torchvision ImageFolder": DataLoader(theirs, 32, shuffle=True),
         "torchvision ImageFolder, 2 workers": DataLoader(theirs, 32, shuffle=True, num_workers=2),
     }
@@ -119,12 +120,14 @@ def main() -> None:
     torch.manual_seed(0)
     coarse = 255 * torch.rand(COUNT, 3, SIZE // 4, SIZE // 4)  # as smooth as photographs: JPEG files of usual size
     pixels = torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear").byte()
-    with tempfile.TemporaryDirectory() as folder:
-        print(f"crop, flip and normalise, {SIZE} pixels, batches of {BATCH}, {torch.get_num_threads()} threads\n")
-        compare(pipelines(pixels, Path(folder)), ROUNDS)
-    with tempfile.TemporaryDirectory() as folder:
-        print("\nJPEG files of 640 x 427 pixels, read, resized to 224, shifted and mirrored\n")
-        compare(photographs(Path(folder)), ROUNDS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        project = render_plainly(folder / "project", write_config(folder), task_type="image_classification")
+        with modules_of(project) as own:
+            print(f"crop, flip and normalise, {SIZE} pixels, batches of {BATCH}, {torch.get_num_threads()} threads\n")
+            compare(pipelines(own, pixels, folder / "small"), ROUNDS)
+            print("\nJPEG files of 640 x 427 pixels, read, resized to 224, randomly cropped and flipped\n")
+            compare(photographs(own, folder / "photographs"), ROUNDS)
 
 
 if __name__ == "__main__":

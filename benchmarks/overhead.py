@@ -1,8 +1,10 @@
 """Times a training step of each engine beside a loop written by hand: same network, data and steps, engines in turn.
 
-`python benchmarks/overhead.py`, or with `--ours` for the first three alone.
+`python benchmarks/overhead.py`, or with `--ours` for the first three alone. `--old FOLDER` adds the trainer of another
+version of this template, whose checkout is in FOLDER, in the same rounds.
 """
 
+import argparse
 import logging
 import os
 import subprocess
@@ -11,10 +13,10 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from time import perf_counter
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,13 +28,50 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "{{cookiecutter.project_slug}}"))
 
 from engine.logger import Logger  # noqa: E402
-from engine.optimizers import build_optimizers  # noqa: E402
-from engine.records import open_writer  # noqa: E402
+from engine.monitor.tensorboard import open_writer  # noqa: E402
+from engine.optim.optimizers import build_optimizers  # noqa: E402
 from engine.trainer import Trainer  # noqa: E402
 
 Batches = list[tuple[Tensor, Tensor]]
 Engine = Callable[[nn.Module, Batches, Path], float]  # trains on each batch once; returns the seconds that it took
 loss_of = nn.functional.cross_entropy
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings that the engine reads: config.py's defaults, but for the arithmetic, which is that of the others."""
+
+    task_type: str = ""
+    optimizer: str = "sgd"
+    num_parts: int = 1
+    lr: tuple[float, ...] = (0.05,)
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip_grad: float = 0.0
+    accumulate: int = 1
+    lr_scheduler_type: str = "annealing"
+    eta_min: float = 0.0
+    step_size: int = 8
+    gamma: float = 0.1
+    patience: int = 3
+    warm_up_mode: str = "linear"
+    warm_up_epochs: float = 0.1
+    warm_up_init_lr: float = 1e-6
+    epochs: int = 1
+    ckpt_dir: str = "check_point"
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "fp32"
+    strategy: str = "ddp"
+    sync_timeout: float = 30.0
+    compile: bool = False
+    log_per_step: int = 50
+    save_per_epochs: int = 1
+    save_per_steps: int = 0
+    keep_last: int = 3
+    early_stopping_patience: int = 0
+    histograms: bool = False
+    pictures: str = "end"
 
 
 def mlp() -> tuple[nn.Module, Batches]:
@@ -70,13 +109,12 @@ def by_hand_fused(network: nn.Module, batches: Batches, folder: Path) -> float:
 
 def rendered(network: nn.Module, batches: Batches, folder: Path) -> float:
     """The rendered trainer as it comes: everything is on, and what it writes at the epoch's end is counted."""
-    settings = SimpleNamespace(lr_per_part=lambda: [0.05], optimizer="sgd", momentum=0.9, weight_decay=0.0)
-    trainer = Trainer()
+    config = Config()
+    trainer = Trainer(config)
     trainer.model_list, trainer.criterion = [network], loss_of
-    trainer.optimizer_list = build_optimizers([network], settings)
+    trainer.optimizer_list = build_optimizers([network], config)
     trainer.train_loader, trainer.eval_loader = batches, batches[:1]
-    trainer.warm_up_mode, trainer.warm_up_epochs, trainer.epochs = "linear", 0.1, 1
-    trainer.device, trainer.ckpt_dir = torch.device("cpu"), folder
+    trainer.ckpt_dir = folder
     with Logger(folder / "log.txt"):
         trainer.check_init()
         with open_writer(folder / "runs") as trainer.writer:
@@ -162,10 +200,11 @@ def accelerate(network: nn.Module, batches: Batches, folder: Path) -> float:
     return perf_counter() - began
 
 
+BY_HAND, RENDERED = "hand-written loop", "**the rendered trainer, as it comes**"
 ENGINES: dict[str, Engine] = {
-    "hand-written loop": by_hand,
+    BY_HAND: by_hand,
     "hand-written loop, fused optimizer": by_hand_fused,
-    "**the rendered trainer, as it comes**": rendered,
+    RENDERED: rendered,
     "ignite, bare": ignite_bare,
     "ignite, as generated": ignite,
     "Accelerate": accelerate,
@@ -201,51 +240,76 @@ def seconds_per_step(engine: Engine, workload: str) -> float:
 
 
 class Worker:
-    """A process of the engine's own: what one of them sets for its process must not be there for the others."""
+    """A process of its own for what is measured: what one engine sets for its process must not be there for the others.
 
-    def __init__(self, engine: str, workload: str) -> None:
-        command = [sys.executable, __file__, workload, engine]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    Args:
+        command: a Python file and its arguments, which prints numbers for every line that it is sent.
+    """
 
-    def measure(self) -> tuple[float, float]:
-        """Has it train once: seconds per step, and the MB that it has held at most (Linux)."""
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def measure(self) -> list[float]:
+        """The numbers of another run."""
         assert self.process.stdin and self.process.stdout
         print(file=self.process.stdin, flush=True)
-        seconds, memory = self.process.stdout.readline().split()
-        return float(seconds), float(memory)
+        return [float(number) for number in self.process.stdout.readline().split()]
+
+    def end(self) -> None:
+        """Waits until the process has ended."""
+        self.process.communicate()
 
 
 def work(engine: str, workload: str) -> None:
-    """What a worker does for every line that it is sent."""
+    """What a worker does for every line: trains once; seconds per step, and the MB that it has held at most (Linux)."""
     for _ in sys.stdin:
         seconds = seconds_per_step(ENGINES[engine], workload)
         [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
         print(seconds, int(line.split()[1]) / 1024, flush=True)
 
 
+def compare(workload: str, workers: dict[str, Worker], old: str) -> None:
+    """Prints a table: medians of rounds in turn, and of the ratios within each round."""
+    rounds = [{name: worker.measure() for name, worker in workers.items()} for _ in range(ROUNDS + 1)][1:]
+    print(f"{workload}: {WORKLOADS[workload].__doc__} One thread, torch {torch.__version__}.\n")
+    print("| engine | us per step | ratio | peak memory |\n|---|---|---|---|")
+    for name in workers:
+        us = 1e6 * median(found[name][0] for found in rounds)
+        ratio = median(found[name][0] / found[BY_HAND][0] for found in rounds)
+        more = rounds[-1][name][1] - rounds[-1][BY_HAND][1]
+        print(f"| {name} | {us:.0f} | {ratio:.2f} | {more:+.0f} MB |")
+    if old:
+        low, middle, high = quantiles([found[RENDERED][0] / found[old][0] for found in rounds])
+        print(f"\nA step takes {middle:.3f} times what it took; {low:.3f} to {high:.3f} in half of {ROUNDS} rounds.")
+    print(flush=True)
+
+
 def main() -> None:
-    """Prints a table per workload: medians of rounds in turn, and of the ratios within each round."""
+    """Prints a table per workload."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if len(sys.argv) == 3:
-        work(sys.argv[2], sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", action="store_true", help="the hand-written loop and the rendered trainer alone")
+    parser.add_argument("--old", type=Path, metavar="FOLDER", help="a checkout of another version of this template")
+    parser.add_argument("worker", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        workload, engine = options.worker
+        work(engine, workload)
         return
-    engines = list(ENGINES)[: 3 if "--ours" in sys.argv else None]
-    for workload, build in WORKLOADS.items():
-        workers = {name: Worker(name, workload) for name in engines}
-        rounds = [{name: worker.measure() for name, worker in workers.items()} for _ in range(ROUNDS + 1)][1:]
+    for workload in WORKLOADS:
+        engines = list(ENGINES)[: 3 if options.ours else None]
+        workers = {name: Worker(__file__, workload, name) for name in engines}
+        old = f"the rendered trainer of {options.old}" if options.old else ""
+        if options.old:  # its own benchmark measures it: the trainer's interface may be another, a worker's is the same
+            workers[old] = Worker(str(options.old / "benchmarks" / "overhead.py"), workload, RENDERED)
+        compare(workload, workers, old)
         for worker in workers.values():
-            worker.process.communicate()
-        print(f"{workload}: {build.__doc__} One thread, torch {torch.__version__}.\n")
-        print("| engine | us per step | ratio | peak memory |\n|---|---|---|---|")
-        for name in engines:
-            us = 1e6 * median(found[name][0] for found in rounds)
-            ratio = median(found[name][0] / found["hand-written loop"][0] for found in rounds)
-            more = rounds[-1][name][1] - rounds[-1]["hand-written loop"][1]
-            print(f"| {name} | {us:.0f} | {ratio:.2f} | {more:+.0f} MB |")
-        print(flush=True)
+            worker.end()
 
 
 if __name__ == "__main__":

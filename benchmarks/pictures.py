@@ -2,8 +2,8 @@
 
 lr_curves.png has every schedule with every warm-up, from the code that trains; session.svg what a person sees who
 generates a project and trains it, taken from a terminal in the middle of the last epoch (not on Windows);
-predictions.png what runs draw of their test sets. Of runs whose folders are given tensorboard.png is what Chromium
-shows.
+predictions.png what two runs draw of their test sets. If folders of runs are given, tensorboard.png is what Chromium
+shows of them.
 """
 
 import io
@@ -25,10 +25,11 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(SOURCE), str(ROOT / "tests")]
 
 from conftest import render_plainly, write_config  # noqa: E402
-from engine.figures import new_figure, rendered, write  # noqa: E402
-from engine.lr_curve import lr_curve  # noqa: E402
+from engine.monitor.figures import new_figure, render, write_png  # noqa: E402
+from engine.monitor.lr_curve import lr_curve  # noqa: E402
 from engine.schedulers import SCHEDULES, WARM_UPS, Timeline  # noqa: E402
 from real_data import image_classification, segmentation  # noqa: E402
+from small import SmallConfig  # noqa: E402
 from terminals import COLUMNS, in_terminal, read_until  # noqa: E402
 
 IMAGES = ROOT / "docs" / "images"
@@ -41,18 +42,21 @@ def draw_schedules() -> None:
     figure, axes = new_figure(len(SCHEDULES), len(WARM_UPS), 12, 7)
     for column, schedule in enumerate(SCHEDULES):
         for row, warm_up in enumerate(WARM_UPS):
-            axis, run = axes[row, column], Timeline(20, 50, warm_up, 4, 1e-4, step_size=6, patience=3)
-            [high], [low] = (lr_curve(schedule, run, [0.1], improving) for improving in (True, False))
-            epochs, rates = zip(*high, strict=True)
+            config = SmallConfig(
+                lr_scheduler_type=schedule, step_size=6, warm_up_mode=warm_up, warm_up_epochs=4, warm_up_init_lr=1e-4
+            )
+            axis, timeline = axes[row, column], Timeline(config, 20, 50, "loss", "min")
+            [high], [low] = (lr_curve(timeline, [0.1], improving) for improving in (True, False))
+            epochs, lrs = zip(*high, strict=True)
             lowest = [lr for _, lr in low]
-            axis.plot(epochs, rates)
+            axis.plot(epochs, lrs)
             if high != low:
                 axis.plot(epochs, lowest, "C0--")
-                axis.fill_between(epochs, rates, lowest, alpha=0.15)
+                axis.fill_between(epochs, lrs, lowest, alpha=0.15)
             axis.set(ylim=(-0.004, 0.108), xticks=[0, 4, 10, 20], yticks=[0, 0.1], yticklabels=["0", "lr"])
             axis.set_title(f"{schedule}, {warm_up}", fontsize=10)
     figure.supxlabel("epochs; dashed: if no evaluation is better than the one before", fontsize=10)
-    write(rendered(figure), IMAGES / "lr_curves.png")
+    write_png(render(figure), IMAGES / "lr_curves.png")
 
 
 def session(folder: Path) -> str:
@@ -69,7 +73,7 @@ def session(folder: Path) -> str:
     train = ["train.py", "--data", "synthetic", "--epochs", "3", "--log_per_step", "3"]
     with in_terminal([sys.executable, *train], folder / "stripes") as (terminal, _):
         shown += read_until(terminal, r"3/3  [4-9]\d%\|[^\r]*samples/s")
-    return shown.replace(sys.executable, "~/.venv/bin/python")
+    return shown.replace(os.path.abspath(sys.executable), "~/.venv/bin/python")
 
 
 def draw_session() -> None:
@@ -104,7 +108,7 @@ def draw_predictions() -> None:
     pictures = []
     with tempfile.TemporaryDirectory() as folder:
         config = write_config(Path(folder))
-        few = {image_classification: "--epochs 3 --no_mirror", segmentation: "--epochs 8"}
+        few = {image_classification: "--epochs 3 --no_flip", segmentation: "--epochs 8"}
         for make, flags in few.items():
             data = Path(folder, "data", make.__name__)
             data.mkdir(parents=True)

@@ -11,17 +11,25 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from conftest import render_plainly, write_config  # noqa: E402
-from engine.compare import read_curves  # noqa: E402
 
 ROUNDS = 3
 BATCH = 256
 FLAGS = ["--data", "synthetic", "--epochs", "6", "--batch_size", str(BATCH), "--save_per_epochs", "6"]
 FLAGS += ["--log_per_step", "8"]  # the updates of an epoch: the speed that is recorded is of these alone
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def speeds(run: Path) -> list[float]:
+    """The samples per second that a run has recorded."""
+    events = EventAccumulator(str(run / "runs"), size_guidance={"scalars": 0})
+    events.Reload()
+    return [event.value for event in events.Scalars("speed/samples_per_second")]
 
 
 def main() -> None:
@@ -43,12 +51,11 @@ def main() -> None:
             environment = os.environ | {"OMP_NUM_THREADS": str(count), "PYTHONDONTWRITEBYTECODE": "1"}
             done = subprocess.run(call, cwd=project, env=environment, check=True, capture_output=True, text=True)
             [run] = re.findall(r"files (.*)$", done.stdout, re.M)
-            speeds = read_curves(Path(run) / "runs")["speed/samples_per_second"]
             [images] = re.findall(r"^data: ([\d,]+) train", done.stdout, re.M)
             [parts] = re.findall(r"parameters ([\d,]+)$", done.stdout, re.M)
             weights = int(parts.replace(",", ""))
             samples = int(images.replace(",", ""))
-            found[name].append(samples / median(speeds[1:]) / -(-samples // BATCH))
+            found[name].append(samples / median(speeds(Path(run))[1:]) / -(-samples // BATCH))
     first = found[next(iter(found))]
     print(f"{weights:,} weights, {BATCH} images per update, {threads} cores\n")
     print("| | ms per update | ratio | MB sent, by the formulas below |\n|---|---|---|---|")

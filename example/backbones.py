@@ -1,4 +1,4 @@
-"""Networks from images to a vector of features: a small one, and torchvision's, with pretrained weights."""
+"""Backbones, from images to a vector of features: a small network, and torchvision's with pretrained weights."""
 
 import math
 from difflib import get_close_matches
@@ -6,16 +6,56 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine import UserError
+from config import Config
+from engine.data.splits import Split
+from engine.runtime.errors import UserError
 
 IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}  # what pretrained weights expect
 FAMILIES = ("convnext", "efficientnet", "mobilenet_v3", "regnet", "resnet", "resnext", "wide_resnet")
 
+Backbone = tuple[list[nn.Module], list[nn.Module], int]  # layers of stem and body, and the number of features
+
+
+# ---- what a backbone must know of the images ----
+
+
+def check_image_size(image_size: int, backbone: str) -> None:
+    """Raises a UserError for images too small for the network."""
+    least = 16 if backbone == "small" else 32
+    if 0 < image_size < least:
+        raise UserError(f"--image_size {image_size} is too small for the network; give {least} or more")
+
+
+def backbone_meta(train: Split, config: Config) -> dict[str, Any]:
+    """What `build_backbone` needs, in plain types: settings, and statistics of the training images.
+
+    Raises:
+        UserError: images too small for the network.
+    """
+    size = train.x[train.indices[:1]].shape[-1]
+    check_image_size(size, config.backbone)
+    meta = {"image_size": size, "backbone": config.backbone, "width": config.width}
+    meta |= {"test_time_flip": config.flip and config.test_time_flip}
+    return meta | (image_statistics(train) if config.backbone == "small" else IMAGENET)
+
+
+def image_statistics(train: Split) -> dict[str, list[Any]]:
+    """Of up to 500 of the images: mean and standard deviation of each channel, covariance of 2 x 2 patches."""
+    sample = train.x[train.indices[:: len(train) // 500 + 1]].float()
+    mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3)).clamp(min=1)
+    patches = F.unfold((sample - mean.view(3, 1, 1)) / std.view(3, 1, 1), 2).transpose(1, 2).flatten(0, 1).double()
+    covariance = patches.T @ patches / len(patches)
+    return {"mean": mean.tolist(), "std": std.tolist(), "covariance": covariance.tolist()}
+
+
+# ---- layers ----
+
 
 class Normalize(nn.Module):
-    """Takes bytes of shape (B, 3, H, W) to numbers with mean 0 and standard deviation 1 in each channel."""
+    """From uint8 images (B, 3, H, W), 0 to 255, to floats with mean 0 and standard deviation 1 in each channel."""
 
     def __init__(self, mean: list[float], std: list[float]) -> None:
         super().__init__()
@@ -25,18 +65,18 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """From bytes (B, 3, H, W) to floats of the same shape."""
+        """From (B, 3, H, W) to the same shape."""
         return (x.float() - self.mean) / self.std
 
 
 class Whitening(nn.Conv2d):
-    """Fixed filters of 2 x 2 pixels whose answers are uncorrelated and of equal strength, and their negatives.
+    """A fixed convolution of 2 x 2 patches whose outputs are uncorrelated and of variance 1, and their negatives.
 
     The eigenvectors of the patches' covariance over the roots of its eigenvalues (Jordan 2024, 94% on CIFAR-10, 3.1);
-    only the bias learns.
+    only the bias is trained.
 
     Args:
-        covariance: of normalised patches, flattened from (3, 2, 2): 12 rows of 12.
+        covariance: of normalised patches, flattened from (3, 2, 2): shape (12, 12).
         stride: pixels from one patch to the next.
     """
 
@@ -48,49 +88,53 @@ class Whitening(nn.Conv2d):
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
 
-class AndMirror(nn.Module):
-    """Outside training, every image and, as the second half of the batch, its mirror image."""
+class AppendFlipped(nn.Module):
+    """In eval mode, appends every image's horizontal flip as the second half of the batch (test-time flip)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, 3, H, W) to the same in training, else to (2 B, 3, H, W)."""
+        """From (B, 3, H, W) to the same in training mode, else to (2 B, 3, H, W)."""
         return x if self.training else torch.cat([x, x.flip(-1)])
 
 
-class MeanOfMirrors(nn.Module):
-    """Outside training, what the network finds in an image and in its mirror image, averaged."""
+class MeanOverFlips(nn.Module):
+    """In eval mode, the mean of the features of each image and of its flip."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, F) to the same in training, else from (2 B, F) to (B, F)."""
+        """From (B, F) to the same in training mode, else from (2 B, F) to (B, F)."""
         return x if self.training else x.unflatten(0, (2, -1)).mean(0)
 
 
-def conv(inp: int, out: int, pool: int = 1) -> list[nn.Module]:
-    """A 3 x 3 convolution, pooled, normalised and rectified, that starts by passing its first `inp` channels on."""
+def conv_block(inp: int, out: int, pool: int = 1) -> list[nn.Module]:
+    """3 x 3 convolution, max pooling, batch normalisation, GELU; starts as the identity of its first `inp` channels."""
     convolution = nn.Conv2d(inp, out, 3, padding=1, bias=False)
     nn.init.dirac_(convolution.weight.data[:inp])
     return [convolution, *([nn.MaxPool2d(pool)] if pool > 1 else []), nn.BatchNorm2d(out), nn.GELU()]
 
 
-def small(meta: dict[str, Any]) -> tuple[list[nn.Module], list[nn.Module], int]:
-    """Stem, body and number of features of a network that is right for 32 pixels (after airbench, Jordan 2024).
+# ---- networks ----
+
+
+def small(meta: dict[str, Any]) -> Backbone:
+    """A network for images of 32 pixels (after airbench, Jordan 2024).
 
     From 64 pixels on the stem halves the image once more for every doubling of its side.
     """
     w = meta["width"]
     halvings = max(0, int(math.log2(meta["image_size"] / 32)))
     whitening = Whitening(meta["covariance"], stride=2 if halvings else 1)
-    stem = [whitening, nn.GELU(), *conv(24, w, 2), *(layer for _ in range(halvings - 1) for layer in conv(w, w, 2))]
-    body = [*conv(w, w), *conv(w, 4 * w, 2), *conv(4 * w, 4 * w), *conv(4 * w, 4 * w, 2), *conv(4 * w, 4 * w)]
-    return stem, [*body, nn.AdaptiveMaxPool2d(1), nn.Flatten()], 4 * w
+    stem = [whitening, nn.GELU(), *conv_block(24, w, 2)]
+    stem += [layer for _ in range(halvings - 1) for layer in conv_block(w, w, 2)]
+    body = [*conv_block(w, w), *conv_block(w, 4 * w, 2), *conv_block(4 * w, 4 * w), *conv_block(4 * w, 4 * w, 2)]
+    return stem, [*body, *conv_block(4 * w, 4 * w), nn.AdaptiveMaxPool2d(1), nn.Flatten()], 4 * w
 
 
-def of_torchvision(name: str, pretrained: bool) -> tuple[list[nn.Module], list[nn.Module], int]:
-    """Stem, body and number of features of a torchvision classifier; the body is all up to its last linear layer.
+def from_torchvision(name: str, pretrained: bool) -> Backbone:
+    """One of torchvision's classifiers without its last linear layer.
 
     Raises:
         UserError: not one of torchvision's, or of a family whose layers do not form a chain.
     """
-    from torchvision import models  # here, since it takes as long to import as torch
+    from torchvision import models  # here, since its import takes as long as torch's
 
     known = [known for known in models.list_models(models) if known.startswith(FAMILIES)]
     if name not in known:
@@ -103,7 +147,7 @@ def of_torchvision(name: str, pretrained: bool) -> tuple[list[nn.Module], list[n
             network.load_state_dict(weights)
             print(f"{name} starts with torchvision's pretrained weights")
         except (URLError, OSError, RuntimeError) as error:
-            print(f"{name} starts with random weights: the pretrained ones cannot be had ({error})")
+            print(f"{name} starts with random weights: the pretrained ones cannot be downloaded ({error})")
     *layers, last = network.children()
     if hasattr(network, "features"):
         layers = [*network.features, network.avgpool]
@@ -114,14 +158,21 @@ def of_torchvision(name: str, pretrained: bool) -> tuple[list[nn.Module], list[n
     return layers[:1], [*layers[1:], *flatten, *ends[:-1]], ends[-1].in_features
 
 
-def build_trunk(meta: dict[str, Any], pretrained: bool) -> tuple[nn.Module, nn.Module, int]:
-    """Stem and body from bytes (B, 3, S, S) to features (B, F), and F.
+def build_backbone(meta: dict[str, Any], pretrained: bool) -> tuple[nn.Module, nn.Module, int]:
+    """Stem and body, from uint8 images (B, 3, S, S) to features (B, F), and F.
 
     Args:
-        meta: backbone, image_size S, mean and std of the channels, whether `mirror` images; of small width, covariance.
-        pretrained: whether a torchvision backbone starts with trained weights, where they can be had.
+        meta: what `backbone_meta` returned.
+        pretrained: whether a torchvision network starts with pretrained weights, if they can be downloaded.
     """
     name = meta["backbone"]
-    stem, body, features = small(meta) if name == "small" else of_torchvision(name, pretrained)
-    first, last = [AndMirror()] * meta["mirror"], [MeanOfMirrors()] * meta["mirror"]
-    return nn.Sequential(*first, Normalize(meta["mean"], meta["std"]), *stem), nn.Sequential(*body, *last), features
+    stem, body, features = small(meta) if name == "small" else from_torchvision(name, pretrained)
+    stem = [Normalize(meta["mean"], meta["std"]), *stem]
+    if meta["test_time_flip"]:
+        stem, body = [AppendFlipped(), *stem], [*body, MeanOverFlips()]
+    return nn.Sequential(*stem), nn.Sequential(*body), features
+
+
+def channels_last(parts: list[nn.Module]) -> list[nn.Module]:
+    """The parts with their weights in channels-last layout, in which convolutions are fastest."""
+    return [part.to(memory_format=torch.channels_last) for part in parts]  # type: ignore[call-overload]

@@ -1,171 +1,79 @@
-"""Every setting of a run, each also a flag of train.py: `--epochs 30`. Imports no torch, so that --help is instant."""
+"""Every setting of a run: its type, default and meaning. Each is a flag of train.py: `--epochs 30`.
 
-import json
-import os
-import textwrap
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+The types say what is allowed: Positive is above 0, NonNegative 0 or more, Fraction 0 or more and below 1. Settings
+that MayChange can be given again when a run is resumed; changing any other would make it another run. A setting that a
+file of engine/ reads is also in that file's Protocol, as TrainerConfig.
+"""
 
-import tyro
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
-from engine import UserError
-from engine.files import replacing
+from engine.settings import FormerName, Fraction, MayChange, NonNegative, Positive, Range
 
 
 @dataclass(frozen=True)
 class Config:
-    """Trains the network in task.py. Every flag's default is in config.py."""
+    """Trains the network in model.py on the data of data.py, as task.py says. Defaults are in config.py."""  # --help
 
-    task_type: ClassVar[str] = "image_classification"  # no setting: task.py is of this task
+    task_type: ClassVar[str] = "image_classification"  # no setting: what task.py, data.py and model.py are for
 
-    # The images and the network
+    # Data, network and optimizer
     data: str = "cifar10"  # cifar10 (downloaded into data_dir), synthetic, or a folder with train/CLASS/*
     data_dir: str = "data"  # folder for downloads
-    val_fraction: float = 0.1  # part of the training images that chooses the best epoch, where there is no val folder
-    image_size: int = 0  # side in pixels to which images are resized and cropped; 0 takes it from the images
-    batch_size: int = 128  # images per batch
-    workers: int = 2  # processes that read image files while training; images that fit into memory need none
-    shift_fraction: float = 0.0625  # training images are shifted at random, by up to this part of their side
-    no_mirror: bool = False  # mirror no image in training, nor average it with its mirror image in prediction
-    backbone: str = "small"  # small (for 32 pixels and more), or one of torchvision's, as resnet18
-    from_scratch: bool = False  # start a torchvision backbone with random weights even where pretrained ones can be had
-    width: int = 32  # channels of small's first convolution; the cost grows with its square
-    label_smoothing: float = 0.1  # part of each label that is spread over all classes
-    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"  # sgd uses Nesterov momentum; muon: see engine/muon.py
-    lr: tuple[float, ...] = (0.05,)  # base learning rate: one for all parts, or one per part
-    weight_decay: float = 5e-4  # on weights of two and more dimensions; biases and normalisation have none
+    val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val folder
+    image_size: NonNegative[int] = 0  # side of the square crops, in pixels; 0: the median shorter side, 224 at most
+    batch_size: Positive[int] = 128  # images per batch, over all processes
+    workers: MayChange[NonNegative[int]] = 2  # processes that decode images; none if all fit into memory
+    shift_fraction: Fraction = 0.0625  # training images are padded by this part of their side, then cropped at random
+    flip: Annotated[bool, FormerName("mirror")] = True  # flip training images horizontally, in every other epoch
+    test_time_flip: bool = True  # evaluate and predict by the mean over an image and its flip; not without flip
+    backbone: str = "small"  # small (16 pixels or more), or one of torchvision's, as resnet18
+    from_scratch: bool = False  # start a torchvision backbone from random weights, not from pretrained ones
+    width: Positive[int] = 32  # channels of the first trained convolution of small; the cost grows with its square
+    label_smoothing: Fraction = 0.1  # part of each target that is spread over all classes
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"  # sgd has Nesterov momentum; muon: see engine/optim/muon.py
+    lr: MayChange[tuple[Positive[float], ...]] = (0.05,)  # base learning rate: one for all parts, or one per part
+    weight_decay: NonNegative[float] = 5e-4  # of weights with 2 dimensions or more; muon: of convolutions
+    clip_grad: NonNegative[float] = 4.0  # largest norm of the gradient over all parts; 0: no clipping
 
-    # The network's parts and their updates
-    num_parts: Literal[1, 2, 3] = 1  # parts of the network; each has its own optimizer and LR
-    momentum: float = 0.9  # of sgd
-    accumulate: int = 1  # batches per update; their gradients add up to that of one large batch
-    clip_grad: float = 4.0
-    """largest norm of the gradient over all parts; 0 does not clip"""
+    # Optimizers: one for each part of the network
+    num_parts: Literal[1, 2, 3] = 1  # parts of the network, each with its own optimizer and learning rate
+    momentum: Fraction = 0.9  # of sgd and muon
+    accumulate: Positive[int] = 1  # batches per update; their gradients add up to that of one large batch
 
     # Learning rate
     lr_scheduler_type: Literal["annealing", "step", "metric", "loss", "none"] = "annealing"
-    """annealing: half a cosine down to eta_min; step: times gamma every step_size epochs; metric, loss: times gamma
-    when the key metric or the evaluation loss stops improving; none: constant"""
-    eta_min: float = 0.0  # learning rate at the end of annealing
-    step_size: int = 8  # epochs between two decays of step
-    gamma: float = 0.1  # factor of one decay of step, metric or loss
-    patience: int = 3  # evaluations without progress before metric or loss decays
+    """annealing: cosine annealing to eta_min; step: times gamma every step_size epochs; metric, loss: reduce on
+    plateau, times gamma when the key metric or the evaluation loss stops improving; none: constant"""
+    eta_min: MayChange[NonNegative[float]] = 0.0  # learning rate at the end of annealing
+    step_size: MayChange[Positive[int]] = 8  # epochs between two reductions of step
+    gamma: MayChange[Positive[float]] = 0.1  # factor of a reduction of step, metric or loss
+    patience: MayChange[NonNegative[int]] = 3  # evaluations without improvement before metric or loss reduces
     warm_up_mode: Literal["linear", "exponential", "constant", "none"] = "linear"
-    """how the learning rate gets from warm_up_init_lr to its base: at a steady pace, by a steady factor, by staying
-    low and jumping at the end, or at once"""
-    warm_up_epochs: float = 1.0  # length of the warm-up in epochs; fractions count
-    warm_up_init_lr: float = 1e-6  # learning rate of the first update of the warm-up
+    """how the learning rate rises from warm_up_init_lr to its base: linearly, exponentially, at once at the end of the
+    warm-up, or without a warm-up"""
+    warm_up_epochs: NonNegative[float] = 1.0  # length of the warm-up in epochs; may be a fraction
+    warm_up_init_lr: NonNegative[float] = 1e-6  # learning rate of the first update of the warm-up
 
     # The run
-    epochs: int = 20  # epochs in all, those before a resume included
-    ckpt_dir: str = "check_point"  # folder in which each run gets a folder of its own
-    resume: str = ""  # continue a run: auto (the newest state in ckpt_dir), a run's folder, or an epoch<N>.pth
-    seed: int = 0  # start of all randomness; the same seed gives the same run
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where the hardware has it, else fp32
-    strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes: each holds all weights, or a piece of each
-    sync_timeout: float = 30.0  # minutes that a process waits for the others before it takes them for lost
-    compile: bool = False  # compile the parts with torch.compile: slow to start, then faster on a GPU
-    log_per_step: int = 50  # updates between two points of the TensorBoard curves
-    save_per_epochs: int = 1  # epochs between two saved states
-    save_per_steps: int = 0  # updates between two saved states, inside epochs too; 0 saves after epochs alone
-    keep_last: int = 3  # newest states of whole epochs that are kept, and as many inside an epoch; 0 keeps all
-    patience_stop: int = 0  # epochs without a better key metric after which training ends; 0 trains to the last
-    histograms: bool = False  # record weights and gradients in TensorBoard after each epoch
-    pictures: Literal["end", "epoch", "none"] = "end"  # draw predictions at the end, after each epoch too, or not
-    model_info: bool = False  # print a layer-by-layer summary and draw the graph in TensorBoard
-    smoke: bool = False  # one small epoch at half the width, on synthetic data, that leaves no trace
-
-    def lr_per_part(self) -> list[float]:
-        """The base learning rate of each part; a UserError where --lr has neither one value nor one per part."""
-        if len(self.lr) not in (1, self.num_parts):
-            raise UserError(f"--lr has {len(self.lr)} values, --num_parts is {self.num_parts}; give 1, or 1 per part")
-        return list(self.lr) * (self.num_parts // len(self.lr))
-
-    def __str__(self) -> str:
-        settings = "  ".join(f"{name}={value}" for name, value in asdict(self).items())
-        return textwrap.fill(settings, 79, break_long_words=False, break_on_hyphens=False)
-
-
-# What a resumed run may change. All else would make it another run than the one that it continues.
-MAY_CHANGE = {
-    "epochs", "lr", "eta_min", "step_size", "gamma", "patience", "ckpt_dir", "resume", "device", "strategy",
-    "sync_timeout", "compile", "workers", "log_per_step", "save_per_epochs", "save_per_steps", "keep_last",
-    "patience_stop", "histograms", "pictures", "model_info", "smoke",
-}  # fmt: skip
-
-
-# No number is negative; besides, these are above 0, and those that are a part of something are below 1.
-ABOVE_0 = {"batch_size", "epochs", "gamma", "lr", "sync_timeout", "val_fraction", "width"}
-PARTS = ("momentum", "_fraction", "_smoothing", "dropout")  # what their names end with
-
-
-def check_numbers(config: Config) -> None:
-    """Raises a UserError for the first number outside its range."""
-    config.lr_per_part()
-    if config.seed >= 2**43:
-        raise UserError(f"--seed {config.seed} must be below {2**43}")
-    for name, value in asdict(config).items():
-        for number in value if name == "lr" else [value]:
-            if isinstance(number, str):
-                continue
-            if number < 0 or (number == 0 and name in ABOVE_0):
-                raise UserError(f"--{name} {number} must be {'above 0' if name in ABOVE_0 else '0 or more'}")
-            if number >= 1 and name.endswith(PARTS):
-                raise UserError(f"--{name} {number} must be below 1")
-
-
-def parse_config(argv: list[str], defaults: Config = Config()) -> Config:  # noqa: B008
-    """The `defaults` with the flags in `argv` applied.
-
-    Raises:
-        UserError: a number outside its range.
-        SystemExit: --help, or a flag or value that does not exist; the reason has been printed.
-    """
-    flags = (tyro.conf.FlagCreatePairsOff,)
-    # Of what is on already tyro makes a flag that turns it off, and the one that turns it on would be unknown.
-    given = {argument.removeprefix("--").replace("-", "_") for argument in argv}
-    off: dict[str, Any] = {name: False for name, on in asdict(defaults).items() if on is True and name in given}
-    defaults = replace(defaults, **off)
-    config: Config = tyro.cli(type(defaults), args=argv, default=defaults, use_underscores=True, config=flags)
-    check_numbers(config)
-    if not config.smoke:
-        return config
-    small = replace(config, data="synthetic", width=max(1, config.width // 2), epochs=1, batch_size=32, resume="")
-    return replace(small, log_per_step=1, warm_up_epochs=0.25, pictures="none")
-
-
-def resumed_config(argv: list[str], run_dir: Path) -> tuple[Config, set[str]]:
-    """The settings of the run in `run_dir` with the flags in `argv` applied, and the names of those that they changed.
-
-    Raises:
-        UserError: no readable settings there, or a flag that would make it another run.
-    """
-    path = run_dir / "config.json"
-    try:
-        saved = json.loads(path.read_text("utf-8"))
-        task_type, _ = saved.pop("task_type"), saved.pop("job", "")
-        if task_type != Config.task_type:
-            raise UserError(f"{run_dir} is a run of the task {task_type!r} and this is {Config.task_type!r}")
-        before = replace(Config(), **{**saved, "lr": tuple(saved["lr"])})
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not hold the settings of a run ({error}); start a new run") from error
-    config = parse_config(argv, before)
-    changed = {name for name, value in asdict(config).items() if value != getattr(before, name)}
-    for name in sorted(changed - MAY_CHANGE):
-        raise UserError(
-            f"--{name} {getattr(config, name)} differs from {getattr(before, name)}, with which {run_dir} was trained; "
-            "leave it out or start a new run"
-        )
-    return config, changed
-
-
-def save_config(config: Config, run_dir: Path) -> None:
-    """Writes the settings that a run uses into its folder."""
-    with replacing(run_dir / "config.json") as file:
-        job = os.environ.get("TORCHELASTIC_RUN_ID", "")  # torchrun's name for it, by which a restart finds its run
-        settings = {"task_type": config.task_type, "job": job, **asdict(config)}
-        file.write(f"{json.dumps(settings, indent=2)}\n".encode())
+    epochs: MayChange[Positive[int]] = 20  # epochs in total, those before a resume included
+    ckpt_dir: MayChange[str] = "check_point"  # folder in which each run gets a folder of its own
+    resume: MayChange[str] = ""  # continue a run: auto (the newest in ckpt_dir), a run's folder, or an epoch<N>.pth
+    config: MayChange[str] = ""  # repeat a run with the settings in its config.json; flags given with it win
+    seed: Annotated[int, Range(at_least=0, below=2**43)] = 0  # of all random numbers; the same seed repeats a run
+    device: MayChange[str] = "auto"  # auto, cpu, cuda, cuda:1, mps
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 if the hardware has it, else fp32
+    strategy: MayChange[Literal["ddp", "fsdp"]] = "ddp"  # of several processes: each has all weights, or a shard
+    sync_timeout: MayChange[Positive[float]] = 30.0  # minutes of silence after which a process is considered failed
+    compile: MayChange[bool] = False  # compile the parts with torch.compile: a slow start, then faster on a GPU
+    log_per_step: MayChange[Positive[int]] = 50  # updates between two points of the TensorBoard curves
+    save_per_epochs: MayChange[Positive[int]] = 1  # epochs between two saved states
+    save_per_steps: MayChange[NonNegative[int]] = 0  # updates between two states inside epochs, too; 0: none there
+    keep_last: MayChange[NonNegative[int]] = 3  # newest states to keep, and as many inside an epoch; 0: all
+    early_stopping_patience: Annotated[MayChange[NonNegative[int]], FormerName("patience_stop")] = 0
+    """epochs without a better key metric after which training stops early; 0: never"""
+    histograms: MayChange[bool] = False  # record weights and gradients in TensorBoard after each epoch
+    pictures: MayChange[Literal["end", "epoch", "none"]] = "end"  # when predictions are drawn; epoch: at the end, too
+    model_info: MayChange[bool] = False  # print a summary of the layers and record the graph in TensorBoard
+    show_lr: bool = False  # draw the learning rates of a run with these settings, and train nothing
+    smoke: bool = False  # train one small epoch on synthetic data, which leaves no files

@@ -1,22 +1,25 @@
-"""Image files: finding them, and reading them with one clear line for those that cannot be read."""
+"""Image files: which there are, and decoding them; a file that cannot be read is named in one line."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median_low
+from typing import Any
 
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from engine import UserError
+from engine.runtime.errors import UserError
 
 IMAGE_TYPES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-FITS_INTO_MEMORY = 2**31  # bytes of pixels that are read once and kept; more are read anew in every epoch
+FITS_INTO_MEMORY = 2**31  # bytes of decoded images that are kept; more are decoded again in every epoch
 
 
 def find_images(path: Path) -> list[Path]:
-    """The image files in a folder and below, hidden ones left out, or the file itself; a UserError for neither."""
+    """The image files in a folder and below, without hidden ones, or the file itself; a UserError for neither."""
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.is_file():
@@ -42,19 +45,30 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an image as cameras say that it is to be seen."""
+    """Width and height of an image after the rotation that its EXIF orientation asks for."""
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (image.height, image.width) if turned else image.size
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image as it is to be seen, in three channels of 8 bits; 16 bits are scaled down to them."""
+    """The image upright, in RGB with 8 bits per channel; 16 bits are scaled down to them."""
     if image.mode.startswith("I"):
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as bytes of shape (3, height, width), a greyscale or palette one as (height, width)."""
+    """An RGB image as uint8 of shape (3, height, width), a greyscale or palette one as (height, width)."""
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, -1)
     return pixels.permute(2, 0, 1).contiguous() if image.mode == "RGB" else pixels.squeeze(2)
+
+
+def in_threads(function: Any, items: Sequence[Any]) -> list[Any]:
+    """What the function makes of each item; in threads, since decoding releases the interpreter lock."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(function, items))
+
+
+def median_shorter_side(sizes: Iterable[tuple[int, int]]) -> int:
+    """The median of the shorter sides of images of these widths and heights, in pixels."""
+    return median_low(map(min, sizes))

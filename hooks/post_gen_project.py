@@ -1,7 +1,7 @@
-"""Notes how the project was rendered, trains its smoke epoch and says what comes next. The project always stays.
+"""Records how the project was rendered, trains its smoke epoch and says what comes next. The project always stays.
 
-With TORCH_TEMPLATE_STRICT=1 it fails where something goes wrong; cookiecutter then removes the project unless
---keep-project-on-failure. With TORCH_TEMPLATE_QUIET=1 it only notes: engine/regenerate.py renders so.
+With TORCH_TEMPLATE_STRICT=1 the hook fails if something goes wrong; cookiecutter then removes the project, without
+--keep-project-on-failure. With TORCH_TEMPLATE_QUIET=1 it only records: engine/regenerate.py renders so.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 TIME_LIMIT = 120  # seconds for the smoke epoch
 BIN = "Scripts" if os.name == "nt" else "bin"
 VENV_PYTHON = Path(".venv", BIN, "python")
-# What a project imports before it has trained an epoch; a test compares it with what it declares.
+# What a project imports to train an epoch; a test compares it with what the project declares.
 NEEDED = ("torch", "numpy", "tensorboard", "torchinfo", "torchsummary", "tqdm", "tyro")
 PROBE = f"import importlib.util; print('lacks', *[name for name in {NEEDED} if not importlib.util.find_spec(name)])"
 
@@ -28,7 +28,7 @@ PROBE = f"import importlib.util; print('lacks', *[name for name in {NEEDED} if n
 
 
 def template_of(answers: dict) -> str:
-    """Where the template is, as cookiecutter can be told it again from another folder."""
+    """Where the template is, as cookiecutter understands it from any folder."""
     source = answers.get("_template", "")
     for base in (os.environ.get("PWD", ""), answers.get("_output_dir", "")):
         if (place := Path(base, source)).exists() and source:
@@ -37,7 +37,7 @@ def template_of(answers: dict) -> str:
 
 
 def commit_of(repository: str) -> str:
-    """The commit of the template that was rendered; nothing where it is not in git, or has been changed since."""
+    """The commit of the template that was rendered; empty if it is not in git, or has uncommitted changes."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -52,7 +52,7 @@ def commit_of(repository: str) -> str:
 
 
 def write_lock(answers: dict) -> None:
-    """Writes .cookiecutter.lock: the template, its commit, and what every file looked like, by SHA-256."""
+    """Writes .cookiecutter.lock: the template, its commit, and the SHA-256 of every rendered file."""
     lock = Path(".cookiecutter.lock")
     since = lock.stat().st_mtime_ns if lock.exists() else 0  # pre_gen_project.py has touched it
     there = (path for path in Path().rglob("*") if path.is_file() and path != lock)
@@ -69,15 +69,15 @@ STOP_SIGNALS = [known for known in signal.Signals if known.name in ("SIGINT", "S
 
 
 def say(text: str) -> None:
-    """Prints; where nobody can read it, as in a pipe that was closed, it ends nothing."""
+    """Prints; a closed pipe ends nothing."""
     try:
         print(text, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail with it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails when it flushes at its end
 
 
 def interrupt(number: int, frame: object) -> None:
-    """Ends what is being done, once: pressing again must not end the words that follow."""
+    """Ends the smoke epoch; a second signal must not end the lines that follow."""
     for stop_signal in STOP_SIGNALS:
         signal.signal(stop_signal, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -88,44 +88,15 @@ def quoted(word: str) -> str:
     return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
-@contextmanager
-def own_keys():
-    """While it lasts, Ctrl-C ends what is done here. Cookiecutter, which would fail with it, does not get it.
-
-    A terminal sends it to one group of processes, so this one becomes a group of its own and the terminal's. With
-    output to a pipe it stays in its group: who reads there, as a pager does, may need the terminal.
-    """
-    for stop_signal in STOP_SIGNALS:
-        if signal.getsignal(stop_signal) != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(stop_signal, interrupt)
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR) if sys.stdout and sys.stdout.isatty() else -1
-    except OSError:
-        terminal = -1
-    if terminal < 0 or os.tcgetpgrp(terminal) != os.getpgrp():  # none, or cookiecutter is in the background
-        yield
-        return
-    theirs = os.getpgrp()
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # which would stop a group that takes the terminal
-    signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z: the shell could not wake this group
-    os.setpgid(0, 0)
-    os.tcsetpgrp(terminal, os.getpgrp())
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # it may have been closed
-            os.tcsetpgrp(terminal, theirs)
-
-
 # ---- the smoke epoch ----
 
 
 class NotVerifiedError(Exception):
-    """Why the smoke epoch did not end well, in one line."""
+    """Why there was no successful smoke epoch, in one line."""
 
 
 def candidates(environment: dict) -> list:
-    """The Pythons that a person may mean, the likeliest first: of the active environment, on PATH, cookiecutter's."""
+    """The Pythons that a person may mean, in order: of the active environment, on PATH, cookiecutter's."""
     found = [
         Path(environment[name], folder, "python")
         for name, folder in (("VIRTUAL_ENV", BIN), ("CONDA_PREFIX", "" if os.name == "nt" else BIN))
@@ -137,7 +108,7 @@ def candidates(environment: dict) -> list:
 
 def lacks(python: str) -> list:
     """What that Python does not have, torch first; nothing is imported, which would take seconds."""
-    # Into a file: a pipe would be waited for as long as anything that was started holds it.
+    # Into a file: a pipe stays open as long as any process that was started holds it.
     with tempfile.TemporaryFile() as printed:
         try:
             nothing = subprocess.DEVNULL
@@ -150,7 +121,7 @@ def lacks(python: str) -> list:
 
 
 def active_python(environment: dict) -> tuple:
-    """The candidate that lacks least of what a project needs, and what it lacks; it has torch."""
+    """The candidate with torch that lacks the fewest packages, and what it lacks."""
     found = [(python, missing) for python in candidates(environment) if "torch" not in (missing := lacks(python))]
     if not found:
         raise NotVerifiedError("no Python with torch is active")
@@ -172,7 +143,7 @@ def new_venv() -> str:
 def smoke_epoch(python: str) -> str:
     """Trains one small epoch; returns the line with the losses and the seconds."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
-    # Into files: a pipe does not end before all that the epoch has started has ended.
+    # Into files: a pipe stays open as long as any process that was started holds it.
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [python, "train.py", "--smoke"],
@@ -180,7 +151,7 @@ def smoke_epoch(python: str) -> str:
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=errors,
-            start_new_session=True,  # so that what it has started can be stopped with it
+            start_new_session=True,  # so that all its processes can be stopped together
         )
         try:
             status = process.wait(timeout=TIME_LIMIT)
@@ -188,10 +159,10 @@ def smoke_epoch(python: str) -> str:
             raise NotVerifiedError(f"the smoke epoch took more than {TIME_LIMIT} s and was stopped") from error
         finally:
             stop(process)
-        told = errors if status else printed
-        told.seek(0)
+        last = errors if status else printed
+        last.seek(0)
         ended = f"signal {-status}" if status < 0 else f"exit status {status}"
-        lines = told.read().decode(errors="replace").strip().splitlines() or [ended]
+        lines = last.read().decode(errors="replace").strip().splitlines() or [ended]
     if status:
         raise NotVerifiedError(f"the smoke epoch failed ({lines[-1].strip()})")
     return lines[-1]
@@ -200,7 +171,7 @@ def smoke_epoch(python: str) -> str:
 def stop(process: subprocess.Popen) -> None:
     """Ends a process, if it still runs, and all that it has started."""
     if os.name == "posix":
-        with suppress(ProcessLookupError, PermissionError):  # nothing is left; macOS says so of what has just ended
+        with suppress(ProcessLookupError, PermissionError):  # nothing is left, which macOS reports as the second
             os.killpg(process.pid, signal.SIGKILL)
     elif process.poll() is None:
         subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
@@ -211,13 +182,13 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def way_to_project() -> str:
-    """The path of the project, which is the working directory, from where the person typed the command."""
+    """The path of the project, which is the working directory, from the folder in which the command was typed."""
     typed_in = os.environ.get("PWD", os.path.dirname(os.getcwd()))
     return quoted(min(os.path.relpath(os.getcwd(), typed_in), os.getcwd(), key=len))
 
 
 def typed(python: str) -> str:
-    """That Python as it is called in the project's folder."""
+    """How that Python is called in the project's folder."""
     if Path(python) == VENV_PYTHON.absolute():
         return str(VENV_PYTHON)
     found = {Path(shutil.which(name) or ""): name for name in ("python3", "python")}
@@ -225,7 +196,7 @@ def typed(python: str) -> str:
 
 
 def next_steps(python: str) -> str:
-    """The commands for the person."""
+    """The commands that come next."""
     name = typed(python)
     commands = [f"cd {way_to_project()}", f"{name} train.py", f"{name} -m tensorboard.main --logdir check_point"]
     again = ["other answers later, without losing an edit:", f"  {name} -m engine.regenerate lr_scheduler_type=step"]
@@ -233,7 +204,7 @@ def next_steps(python: str) -> str:
 
 
 def way_to_verify(python: str) -> str:
-    """The command that verifies the project with that Python; in a .venv of the project, made anew, where it is ""."""
+    """The command that trains the smoke epoch with that Python or, if it is empty, with a new .venv."""
     name = typed(python) if python else str(VENV_PYTHON)
     commands = [f"cd {way_to_project()}", f"{name} -m pip install .", f"{name} train.py --smoke"]
     if not python:
@@ -242,12 +213,15 @@ def way_to_verify(python: str) -> str:
 
 
 def only_compared(answers: dict) -> bool:
-    """Whether this is rendered by `cruft update` or `cruft diff`, to be compared and then thrown away."""
+    """Whether `cruft update` or `cruft diff` renders this, to compare it and throw it away."""
     return "_repo_dir" not in answers and Path(tempfile.gettempdir()).resolve() in Path.cwd().resolve().parents
 
 
 def verify(answers: dict) -> int:
-    """Trains the smoke epoch and says how it went; returns whether it failed."""
+    """Trains the smoke epoch and says how it went; returns 1 if it failed."""
+    for stop_signal in STOP_SIGNALS:
+        if signal.getsignal(stop_signal) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(stop_signal, interrupt)
     python, missing = "", []
     try:
         if answers["smoke_epoch"] != "venv":
@@ -267,9 +241,9 @@ def verify(answers: dict) -> int:
 
 
 def main(answers: dict) -> int:
-    """Verifies the project as the answer smoke_epoch says; the exit status is 0 unless strictness was asked for."""
-    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a name that it cannot show ends nothing
-    if "_repo_dir" in answers:  # else it is cruft's, which keeps notes of its own
+    """Does what the answer smoke_epoch says; returns the exit status, 0 unless TORCH_TEMPLATE_STRICT is set."""
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # for names that the console cannot show
+    if "_repo_dir" in answers:  # else cruft renders, which keeps a record of its own
         try:
             write_lock(answers)
         except OSError as error:
@@ -282,8 +256,7 @@ def main(answers: dict) -> int:
     if answers["smoke_epoch"] == "skip":
         say(f"not verified, as you asked; to do so: {way_to_verify(shutil.which('python') or '')}")
         return 0
-    with own_keys():
-        failed = verify(answers)
+    failed = verify(answers)
     return failed if os.environ.get("TORCH_TEMPLATE_STRICT") == "1" else 0
 
 

@@ -1,4 +1,4 @@
-"""Refuses, before anything is written, answers that would give a broken project, and to write over what was edited."""
+"""Refuses, before anything is written, answers that would give a broken project, and to overwrite edits."""
 
 import difflib
 import hashlib
@@ -15,7 +15,7 @@ WITH_VALUE = ("-c", "--checkout", "--directory", "-o", "--output-dir", "--config
 
 
 def complaint(answers: dict) -> str:
-    """One line on the first answer in free text that cannot be used, or nothing."""
+    """A line about the first free-text answer that cannot be used; empty if all can."""
     slug = answers["project_slug"]
     # The rule of package names (PEP 508), since the slug is one in pyproject.toml.
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", slug) or RESERVED_ON_WINDOWS.fullmatch(slug):
@@ -29,11 +29,14 @@ def complaint(answers: dict) -> str:
     return ""
 
 
-# ---- answers that cookiecutter passed over ----
+# ---- answers that cookiecutter ignored ----
+
+# cookiecutter ignores a misspelt NAME=ANSWER without a word, and hands none of it to hooks: the command line of its
+# process is the only place where it can be seen, and a project with another answer than was typed is worse than this.
 
 
 def command_line_of(process: int) -> list:
-    """The words with which a process was started; none where the system does not tell."""
+    """The words with which a process was started; none if the system does not tell."""
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:
@@ -47,7 +50,7 @@ def command_line_of(process: int) -> list:
 
 
 def given_answers(words: list) -> tuple:
-    """The answers on a command line of cookiecutter, and those in the file that it names; none of another program's."""
+    """The answers on a command line of cookiecutter, and those in the file that it names; none for other programs."""
     start = [number for number, word in enumerate(words[:4]) if Path(word).stem.lower() == "cookiecutter"]
     typed, in_file, before = {}, {}, ""
     for word in words[start[0] + 1 :] if start else []:
@@ -61,7 +64,7 @@ def given_answers(words: list) -> tuple:
 
 
 def answers_in(file: str) -> dict:
-    """The `default_context` of a settings file of cookiecutter; none where it cannot be read."""
+    """The `default_context` of a settings file of cookiecutter; none if it cannot be read."""
     try:
         import yaml  # which cookiecutter itself needs
 
@@ -72,26 +75,26 @@ def answers_in(file: str) -> dict:
         return {}
 
 
-def passed_over(given: dict, answers: dict, questions: dict, likeness: float) -> str:
-    """One line on the first answer that cookiecutter did not use, or nothing.
+def ignored(given: dict, answers: dict, questions: dict, similarity: float) -> str:
+    """A line about the first answer that cookiecutter did not use; empty if it used all.
 
-    A name that is no question's is taken for a misspelt one where it is as like one as that, from 0 to 1.
+    A name that is no question is considered misspelt if it is at least that similar, 0 to 1, to one.
     """
     names = [name for name in answers if not name.startswith("_")]
     for name, value in given.items():
         choices = questions.get(name)
         if isinstance(choices, list) and value not in choices:
             return f"{name} {value!r} is no choice; choose one of {', '.join(choices)}"
-        if name not in answers and (nearest := difflib.get_close_matches(name, names, n=1, cutoff=likeness)):
+        if name not in answers and (nearest := difflib.get_close_matches(name, names, n=1, cutoff=similarity)):
             return f"there is no question {name!r}; did you mean {nearest[0]}? The questions are {', '.join(names)}"
     return ""
 
 
-# ---- edits that would be written over ----
+# ---- edits that would be overwritten ----
 
 
 def edited_files(folder: Path) -> list:
-    """The files of a project that are not as they were rendered; all that it has where it is not known how that was."""
+    """The files of a project that differ from what was rendered; all of them where that is not known."""
     try:
         rendered = json.loads((folder / ".cookiecutter.lock").read_text("utf-8"))["files"]
     except (OSError, ValueError, KeyError):
@@ -102,7 +105,7 @@ def edited_files(folder: Path) -> list:
 
 
 def not_in_git(folder: Path, names: list) -> list:
-    """Those of the files that git could not bring back as they are now."""
+    """Those of the files that git could not restore as they are now."""
 
     def listed(*words: str) -> set:
         done = subprocess.run(["git", *words, "-z"], cwd=folder, capture_output=True, text=True, check=True)
@@ -116,7 +119,7 @@ def not_in_git(folder: Path, names: list) -> list:
 
 
 def lost_edits(folder: Path) -> str:
-    """One line on the edits in a project that rendering over it would lose, or nothing."""
+    """A line about the edits in a project that rendering over it would lose; empty if there are none."""
     names = not_in_git(folder, edited_files(folder))
     if not names:
         return ""
@@ -132,20 +135,20 @@ def main(answers: dict) -> int:
     typed_in = os.environ.get("PWD", "")
     try:
         questions = json.loads(Path(typed_in, answers["_repo_dir"], "cookiecutter.json").read_text("utf-8"))
-    except (OSError, KeyError):  # not found from here, or a program that is not cookiecutter
+    except (OSError, KeyError):  # not found from here, or rendered by another program than cookiecutter
         questions = {}
     regenerating = os.environ.get("TORCH_TEMPLATE_QUIET") == "1"  # with answers to questions that may be gone
     typed, in_file = given_answers([] if regenerating else command_line_of(os.getppid()))
     problem = (
         complaint(answers)
-        or passed_over(typed, answers, questions, 0)
-        or passed_over(in_file, answers, questions, 0.8)  # which may be for many templates
+        or ignored(typed, answers, questions, 0)
+        or ignored(in_file, answers, questions, 0.8)  # the file may be for many templates
         or lost_edits(Path.cwd())
     )
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
-    if any(Path.cwd().iterdir()):  # by its time the other hook tells what is rendered now from what was there
+    if any(Path.cwd().iterdir()):  # files newer than this one are those that are rendered now
         Path(".cookiecutter.lock").touch()
     return 0
 

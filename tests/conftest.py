@@ -21,11 +21,12 @@ from cookiecutter.main import cookiecutter
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "{{cookiecutter.project_slug}}"
 
-MODULES = ROOT / "templates" / "modules"
+SHARED = ROOT / "templates" / "shared"
+TASKS = ROOT / "templates" / "tasks"
 
-# The engine and modules are tested as they lie in the template; a cache there would be rendered into projects.
+# The engine is tested as it lies in the template; a cache there would be rendered into projects.
 sys.dont_write_bytecode = True
-sys.path[:0] = [str(SOURCE), str(MODULES)]
+sys.path[:0] = [str(SOURCE), str(SHARED)]
 
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
 # What decides how a project trains; a new question with choices, or a new choice, is tested without being named here.
@@ -129,6 +130,11 @@ def project(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def render(render_into: Render, tmp_path: Path) -> Render:
     """render(**answers) renders into a temporary folder of the test."""
     return lambda **answers: render_into(tmp_path, **answers)
+
+
+def files_in(folder: Path) -> set[str]:
+    """All files below a folder, by relative path."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 @contextmanager

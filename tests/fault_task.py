@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from config import Config
-from engine.data import Rows, choose_rows, loaders
+from engine.data.loaders import make_loaders
+from engine.data.splits import Split, make_splits
 from engine.network import merge_stages
-from engine.optimizers import build_optimizers
-from engine.seeding import epoch_generator, seed_everything
+from engine.optim.optimizers import build_optimizers
+from engine.runtime.seeding import epoch_generator
 from engine.trainer import Trainer
 from torch import Tensor, nn
 
@@ -19,33 +20,36 @@ SEND = os.environ.get("FAULT_SEND", "")
 PLAIN = "FAULT_PLAIN" in os.environ  # without what depends on the number of processes
 
 
-class Noisy(Rows):
-    """Rows whose inputs get noise, as (seed, epoch, index) say."""
+class Loaded(Split):
+    """A split that worker processes load, where there are some."""
+
+    in_memory = False
+
+
+class Noisy(Loaded):
+    """One whose inputs get noise, as (seed, epoch, index) say."""
 
     def set_epoch(self, epoch: int) -> None:
         """Draws the noise of an epoch."""
         self.noise = torch.randn(len(self), 4, generator=epoch_generator(1, epoch))
 
-    def __getitems__(self, indices: list[int]) -> tuple[Any, Any]:
-        x, y = super().__getitems__(indices)
-        return x + 0.1 * self.noise[indices], y
+    def __getitems__(self, positions: list[int]) -> tuple[Any, Any]:
+        x, y = super().__getitems__(positions)
+        return x + 0.1 * self.noise[positions], y
 
 
 class Task(Trainer):
     """Says whether the sum of x (B, 4) is positive."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.configure(config)
+        super().__init__(config)
         x = torch.randn(30, 4, generator=epoch_generator(config.seed, 0))
         y = (x.sum(1) > 0).long()
-        rows = choose_rows({"train": y}, 0.3, config.seed)
-        data = {name: Rows(x, y, chosen) for name, (_, chosen) in rows.items()}
-        data["train"] = Noisy(x, y, rows["train"][1])
-        self.train_loader, self.eval_loader, self.test_loader = loaders(
-            data, config.batch_size, config.seed, config.workers, self.device
+        train, val = make_splits({"train": (x, y)}, {"train": y}, 0.3, config.seed).values()
+        splits = {"train": Noisy(x, y, train.indices), "val": Loaded(x, y, val.indices)}
+        self.train_loader, self.eval_loader, self.test_loader = make_loaders(
+            splits, config.batch_size, config.seed, self.device, config.workers
         )
-        seed_everything(config.seed)
         normalisation = nn.LayerNorm(8) if PLAIN else nn.BatchNorm1d(8)
         dropout = nn.Dropout(0.0 if PLAIN else 0.3)
         stages = [nn.Sequential(nn.Linear(4, 8), normalisation), nn.Sequential(nn.ReLU(), dropout)]

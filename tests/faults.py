@@ -20,10 +20,12 @@ from typing import Any
 from unittest import mock
 
 import torch
-from engine import checkpoint, files, trainer
-from engine.gradients import Gradients
+from engine import checkpoint, trainer
+from engine.checkpoint import run_folder
 from engine.logger import Logger
-from engine.records import Recorder
+from engine.monitor.tensorboard import TensorBoardWriter
+from engine.optim.gradients import Gradients
+from engine.runtime import files
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -75,13 +77,13 @@ def instants(countdown: Countdown) -> Iterator[None]:
     places: list[tuple[Any, str]] = [
         (trainer, "to_device"),  # every micro-batch, of training and evaluation
         (Gradients, "clip"),
-        (Gradients, "overflow"),
+        (Gradients, "flag_non_finite"),
         (trainer.Trainer, "update_lr_scheduler"),
-        (files.os, "fsync"),
-        (files.os, "replace"),
+        (os, "fsync"),
+        (os, "replace"),
         (files, "sync_folder"),
-        (checkpoint, "prune"),
-        (Recorder, "attempt"),
+        (run_folder, "prune"),
+        (TensorBoardWriter, "_attempt"),
         (Logger, "write"),
     ]
     hook = register_optimizer_step_pre_hook(countdown.tick)

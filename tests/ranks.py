@@ -6,22 +6,23 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).parent
 if __name__ == "__main__":
     ROOT = HERE.parent
-    sys.path[:0] = [str(HERE), str(ROOT / "{{cookiecutter.project_slug}}"), str(ROOT / "templates" / "modules")]
+    sys.path[:0] = [str(HERE), str(ROOT / "{{cookiecutter.project_slug}}"), str(ROOT / "templates" / "shared")]
 
 import torch  # noqa: E402
-from confusion import MacroF1  # noqa: E402
-from engine import command_line  # noqa: E402
-from engine.data import Rows, loaders  # noqa: E402
-from engine.distributed import gather, joined, rank, world_size  # noqa: E402
-from engine.state import collect  # noqa: E402
+from classification import MacroF1  # noqa: E402
+from engine.checkpoint.state import collect  # noqa: E402
+from engine.data.loaders import make_loaders  # noqa: E402
+from engine.data.splits import Split  # noqa: E402
+from engine.distributed.process_group import all_gather, process_group, rank, world_size  # noqa: E402
+from engine.runtime.command_line import command_line  # noqa: E402
 from engine.trainer import Trainer  # noqa: E402
 from scripts import start_script  # noqa: E402
+from small import SmallConfig  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.optim import SGD, Adam  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
@@ -79,28 +80,29 @@ class Uneven(Trainer):
     """Three classes of rows (N, 4) in two parts, each with an optimizer of its own; and all kinds of scores."""
 
     def __init__(self, folder: Path, samples: int, batch_size: int, plain: bool, **settings: Any) -> None:
-        super().__init__()
-        vars(self).update(settings)
-        self.device, self.ckpt_dir = torch.device("cpu"), folder
+        super().__init__(SmallConfig(**settings))
+        self.ckpt_dir = folder
         generator = torch.Generator().manual_seed(samples)
         x = torch.randn(samples, 4, generator=generator)
         y = torch.randint(3, (samples,), generator=generator)
-        rows = Rows(x, y, torch.arange(samples))
-        self.train_loader, self.eval_loader, _ = loaders({"train": rows, "val": rows}, batch_size, 0, 0, self.device)
+        split = Split(x, y, torch.arange(samples))
+        self.train_loader, self.eval_loader, _ = make_loaders(
+            {"train": split, "val": split}, batch_size, 0, self.device
+        )
         if plain:  # batches from elsewhere, of which every process gets all
             self.eval_loader = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
             self.train_loader = DataLoader(TensorDataset(x, y), batch_size, shuffle=True)
         torch.manual_seed(0)
         self.model_list = [nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, 3)]
         self.optimizer_list = [SGD(self.model_list[0].parameters(), 0.1, 0.9), Adam(self.model_list[1].parameters())]
-        self.set_metrics = {"f1": MacroF1(3)}
+        self.dataset_metrics = {"f1": MacroF1(3)}
         self.key_metric, self.key_mode = "acc", "max"
         self.check_init()
 
     def eval_scores_per_batch(self, batch: Any) -> dict[str, Tensor]:
         x, y = batch
         pred = self.forward(x)
-        self.set_metrics["f1"].update(pred, y)
+        self.dataset_metrics["f1"].update(pred, y)
         return {"acc": (pred.argmax(1) == y).float().mean(), "largest": pred.max(1).values.mean()}
 
 
@@ -111,7 +113,7 @@ def end_of_run(samples: int, batch_size: int, folder: Path, strategy: str) -> di
     trainer = Uneven(folder, samples, batch_size, samples % 5 == 0, **settings)
     trainer.fit(2)
     end = collect(trainer, optim=True)
-    end = gather(end)[0] if strategy == "fsdp" else end  # rank 0 alone has the whole of divided weights
+    end = all_gather(end)[0] if strategy == "fsdp" else end  # rank 0 alone has whole tensors
     best = torch.load(folder / "best.pth")
     return {
         "weights": [value.flatten().tolist() for name in ("model0", "model1") for value in end[name].values()],
@@ -129,10 +131,10 @@ def end_of_run(samples: int, batch_size: int, folder: Path, strategy: str) -> di
 def main(argv: list[str]) -> None:
     """Writes the ends of all runs to a file of this process, with what every process has that must be the same."""
     output, strategy = argv
-    with joined(SimpleNamespace(device="cpu", sync_timeout=5)):
+    with process_group(SmallConfig()):
         cases = cases_of(strategy)
         ends = [end_of_run(*case, Path(output, "runs", str(number)), strategy) for number, case in enumerate(cases)]
-        place = [rank(), world_size(), gather(rank())]
+        place = [rank(), world_size(), all_gather(rank())]
         Path(output, f"ends{rank()}.json").write_text(json.dumps({"place": place, "ends": ends}))
 
 

@@ -14,7 +14,7 @@ from unittest import mock
 
 HERE = Path(__file__).parent
 # From which a script must import nothing, while a test does.
-OF_TEMPLATE = (HERE, HERE.parent / "templates" / "modules", HERE.parent / "{{cookiecutter.project_slug}}")
+OF_TEMPLATE = (HERE, HERE.parent / "templates" / "shared", HERE.parent / "{{cookiecutter.project_slug}}")
 SERVER = {
     "PYTHONPATH": str(HERE),  # where it looks for what it loads first; it is silent when that is not found
     # Freed memory is kept and used again: glibc would map large blocks anew at every update.

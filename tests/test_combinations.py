@@ -1,5 +1,7 @@
 """Every combination of answers gives a complete, clean project that trains."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -7,15 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import COMBINATIONS, MODULES, QUESTIONS, SOURCE, Render, ruff
+from conftest import COMBINATIONS, QUESTIONS, SHARED, SOURCE, TASKS, Render, files_in, ruff
 from scripts import run_script
 
 FILES = {
     ".cookiecutter.yaml", ".github/workflows/ci.yml", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "README.md",
-    "config.py", "lr_curve.py", "predict.py", "pyproject.toml", "task.py", "train.py", "scripts/slurm.sh",
+    "config.py", "data.py", "model.py", "predict.py", "pyproject.toml", "task.py", "train.py", "scripts/slurm.sh",
     "tests/test_faults.py", "tests/test_project.py", "tests/test_task.py",
 }  # fmt: skip
-ENGINE = {path.relative_to(SOURCE).as_posix() for path in (SOURCE / "engine").glob("*.py")}
+ENGINE = {path.relative_to(SOURCE).as_posix() for path in (SOURCE / "engine").rglob("*.py")}
+OF_TASK = {"task.py", "data.py", "model.py", "settings.py", "README.md", "test_task.py"}  # and perhaps metrics.py
 VARIES = {
     ".cookiecutter.yaml",
     "README.md",
@@ -52,20 +55,68 @@ def combination(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -
 of_every_combination = pytest.mark.parametrize("answers", COMBINATIONS, ids=name_of, scope="module")
 
 
-def files_in(folder: Path) -> set[str]:
-    """All files below a folder, by relative path."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+def imports_of(path: Path) -> set[str]:
+    """The names of the modules and packages that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+    return names
+
+
+def shared_modules_of(task: str) -> set[str]:
+    """The files in templates/shared that a task imports, by itself or through one of them."""
+    found: set[str] = set()
+    to_read = [path for path in (TASKS / task).glob("*.py") if path.name != "test_task.py"]
+    while to_read:
+        imported = {f"{name}.py" for name in imports_of(to_read.pop())}
+        new = {path for path in SHARED.glob("*.py") if path.name in imported - found}
+        found |= {path.name for path in new}
+        to_read += new
+    return found
 
 
 @of_every_combination
 def test_has_exactly_its_files_and_the_engine_unchanged(answers: dict[str, str], combination: Combination) -> None:
-    project = combination(answers)
-    tasks_own = files_in(project) - FILES - ENGINE
-    code = "".join(path.read_text("utf-8") for path in project.glob("*.py"))
-    assert all(f"from {Path(name).stem} import" in code for name in tasks_own), tasks_own
-    assert files_in(project) == FILES | ENGINE | {name for name in tasks_own if (MODULES / name).exists()}
+    project, task = combination(answers), answers["task_type"]
+    own = {"metrics.py"} if (TASKS / task / "metrics.py").exists() else set()
+    assert files_in(project) == FILES | ENGINE | own | shared_modules_of(task)
     for name in ENGINE:
         assert (project / name).read_bytes() == (SOURCE / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("task", QUESTIONS["task_type"])
+def test_every_module_of_a_project_is_imported_by_another_of_its_modules(task: str, combination: Combination) -> None:
+    modules = {path.stem: path for path in combination({"task_type": task}).glob("*.py")}
+    imported = {name for module, path in modules.items() for name in imports_of(path) - {module}}
+    assert modules.keys() - imported == {"train", "predict"}  # the scripts
+
+
+def test_every_task_is_a_folder_with_the_same_files_and_a_choice() -> None:
+    assert {path.name for path in TASKS.iterdir()} == set(QUESTIONS["task_type"])
+    for folder in TASKS.iterdir():
+        assert files_in(folder) - {"metrics.py"} == OF_TASK, folder.name
+
+
+CONDITIONAL_FILE = re.compile(r"\{% if cookiecutter\.task_type in (\(.*\)) %\}(\w+\.py)\{% endif %\}")
+
+
+def test_files_that_only_some_tasks_have_are_rendered_by_exactly_the_tasks_that_use_them() -> None:
+    found = {}
+    for path in SOURCE.glob("{%*"):
+        if conditional := CONDITIONAL_FILE.fullmatch(path.name):
+            tasks, name = ast.literal_eval(conditional[1]), conditional[2]
+            place = '"tasks/" ~ cookiecutter.task_type ~ "/metrics.py"' if name == "metrics.py" else f'"shared/{name}"'
+            assert path.read_text("utf-8") == f"{{% include {place} -%}}\n"
+            found[name] = sorted(tasks)
+    expected: dict[str, list[str]] = {name: [] for name in ("metrics.py", *(path.name for path in SHARED.iterdir()))}
+    for task in sorted(QUESTIONS["task_type"]):
+        own = {"metrics.py"} if (TASKS / task / "metrics.py").exists() else set()
+        for name in shared_modules_of(task) | own:
+            expected[name].append(task)
+    assert found == expected and all(expected.values())
 
 
 @of_every_combination
@@ -118,12 +169,14 @@ def test_projects_of_a_task_differ_in_their_settings_alone_and_all_settings_pass
         package.mkdir(parents=True)
         shutil.copy(project / "config.py", package)
     # The other files see no more of config.py than its types, and are checked with one of them by the test above.
-    (checked / "engine").mkdir()
-    for name in ("__init__.py", "files.py"):
-        shutil.copy(SOURCE / "engine" / name, checked / "engine")
+    (checked / "engine" / "runtime").mkdir(parents=True)
+    seen = ("__init__.py", "settings.py", "runtime/__init__.py", "runtime/errors.py", "runtime/files.py")
+    for name in seen:
+        shutil.copy(SOURCE / "engine" / name, checked / "engine" / name)
     command = [sys.executable, "-m", "mypy", "--no-incremental", "--explicit-package-bases", "."]
     done = subprocess.run(command, cwd=checked, capture_output=True, text=True)
-    assert done.returncode == 0 and f"in {len(COMBINATIONS) + 2} source files" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"in {len(COMBINATIONS) + len(seen)} source files" in done.stdout
 
 
 @pytest.mark.parametrize("answers", COVER, ids=name_of)

@@ -46,9 +46,9 @@ STAND_INS = {
 }
 MORE = {  # flags after a command that begins so
     "python train.py --smoke": "",
+    "python train.py --show_lr": "",
     "python train.py --resume": "",
     "python train.py": "--epochs 1 --width 8 --warm_up_epochs 0.5",
-    "python lr_curve.py": "--width 8",
     "torchrun": "--epochs 1 --width 8 --warm_up_epochs 0.5 --device cpu",
     "python -m tensorboard.main": "--inspect",  # what would be shown, in place of showing it until Ctrl-C
     "python -m pytest": "-k readme",  # all of them run in test_combinations.py

@@ -18,8 +18,9 @@ import pytest
 import torch
 from conftest import QUESTIONS, Render
 from engine import UserError
-from engine.sharding import shard
-from engine.shares import Batches, cut
+from engine.data.samplers import LocalBatchSampler
+from engine.distributed.batches import cut, local_range
+from engine.distributed.fsdp import shard_parts
 from faults import BASE, differences, end_of
 from ranks import cases_of, end_of_run, end_ranks, free_port, run_ranks, said, start_ranks
 from scripts import run_script
@@ -63,19 +64,19 @@ def test_weights_losses_and_scores_are_those_of_one_process(world: int, strategy
         assert far(alone, ends[0], f"{samples} samples in batches of {batch_size}") == []
 
 
-def test_shares_are_whole_and_none_is_a_single_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranges_of_a_batch_cover_it_and_none_is_a_single_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     for world in range(1, 6):
         for samples in range(1, 30):
-            batch, shares = list(range(samples)), []
+            batch, ranges = list(range(samples)), []
             for rank in range(world):
-                monkeypatch.setattr("engine.shares.world_size", lambda world=world: world)
-                monkeypatch.setattr("engine.shares.rank", lambda rank=rank: rank)
-                start, end = __import__("engine.shares").shares.bounds(samples)
-                [taken] = Batches([batch])
+                monkeypatch.setattr("engine.distributed.batches.world_size", lambda world=world: world)
+                monkeypatch.setattr("engine.distributed.batches.rank", lambda rank=rank: rank)
+                start, end = local_range(samples)
+                [taken] = LocalBatchSampler([batch])
                 assert taken == (batch[start:end] or batch[:2])
-                shares.append(batch[start:end])
-            assert sum(shares, []) == batch
-            assert 1 not in map(len, shares) or samples == 1
+                ranges.append(batch[start:end])
+            assert sum(ranges, []) == batch
+            assert 1 not in map(len, ranges) or samples == 1
 
 
 def test_what_cannot_be_divided_is_refused_in_one_line() -> None:
@@ -162,7 +163,7 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_if_it_had_not_been(
     run = torchrun(project, tmp_path / "output", argv, *PAIR, "--max-restarts=1", FAULT_SEND="1:9:9")
     status = run.wait(120)
     printed = (tmp_path / "output").read_text("utf-8")
-    assert status == 0 and "going on from" in printed and "epoch2_step8.pth: epoch 2, update 8" in printed, printed
+    assert status == 0 and "continuing from" in printed and "epoch2_step8.pth: epoch 2, update 8" in printed, printed
     shutil.rmtree(older)
     assert differences(end_of(whole / "runs"), end_of(tmp_path / "runs")) == []
 
@@ -258,7 +259,7 @@ def test_a_machine_that_dies_is_done_without(project: Path, tmp_path: Path) -> N
     assert stays.wait(120) == 0, (tmp_path / "stays").read_text("utf-8")
     lost.wait(10)
     printed = (tmp_path / "stays").read_text("utf-8") + (tmp_path / "lost").read_text("utf-8")
-    assert "going on from" in printed
+    assert "continuing from" in printed
     assert max(end_of(tmp_path / "runs")["states"]) == "epoch3.pth"
 
 
@@ -306,7 +307,7 @@ def test_a_machine_that_falls_silent_is_done_without(hosts: list[list[str]], pro
             stack.callback(kill, worker)
         subprocess.run([*hosts[1], "ip", "link", "set", "cable", "down"], check=True)
         assert runs[0].wait(120) == 0, outputs[0].read_text("utf-8")
-    assert "going on from" in outputs[0].read_text("utf-8")
+    assert "continuing from" in outputs[0].read_text("utf-8")
     assert max(end_of(tmp_path / "runs")["states"]) == "epoch3.pth"
 
 
@@ -338,13 +339,13 @@ def test_slurm_sends_a_run_that_has_to_stop_back_to_the_queue_and_it_goes_on(
         assert job.wait(60) == 0, output.read_text("utf-8")
     assert (tmp_path / "asked").read_text("utf-8") == "requeue 77\n"
     assert "stopped by SIGTERM" in outputs[0].read_text("utf-8")
-    assert "going on from" in outputs[1].read_text("utf-8")
+    assert "continuing from" in outputs[1].read_text("utf-8")
     there, here = end_of(whole / "runs"), end_of(tmp_path / "runs")
     assert differences(there["states"]["epoch3.pth"], here["states"]["epoch3.pth"]) == []
 
 
 @NEW_TORCH
-def test_a_killed_process_of_divided_weights_is_replaced_too(project: Path, tmp_path: Path) -> None:
+def test_a_killed_process_of_sharded_weights_is_replaced_too(project: Path, tmp_path: Path) -> None:
     flags = ["--strategy", "fsdp", "--optimizer", "adamw", "--histograms", "--ckpt_dir"]
     run_ranks(project, ["train.py", *FLAGS, *flags, str(tmp_path / "whole")], tmp_path / "output", 2)
     run = torchrun(
@@ -356,9 +357,9 @@ def test_a_killed_process_of_divided_weights_is_replaced_too(project: Path, tmp_
     assert differences(end_of(tmp_path / "whole"), end_of(tmp_path / "killed")) == []
 
 
-def test_what_cannot_be_divided_ends_with_a_line(project: Path, tmp_path: Path) -> None:
+def test_what_fsdp_cannot_shard_ends_with_a_line(project: Path, tmp_path: Path) -> None:
     for flags, line in (
-        (["--optimizer", "muon"], "error: --strategy fsdp divides weights, and muon needs them whole"),
+        (["--optimizer", "muon"], "error: --strategy fsdp shards weights, and Muon needs them whole"),
         (["--precision", "fp16"], "error: fp16 does not go with the strategy fsdp; set precision to bf16 or fp32"),
     ):
         argv = ["train.py", *FLAGS, "--strategy", "fsdp", *flags, "--ckpt_dir", str(tmp_path / "runs")]
@@ -367,11 +368,11 @@ def test_what_cannot_be_divided_ends_with_a_line(project: Path, tmp_path: Path) 
         assert all(text.splitlines()[-1].startswith(line) for text in said(tmp_path, 2)), said(tmp_path, 2)
 
 
-def test_weights_that_cannot_be_divided_are_refused() -> None:
+def test_weights_that_cannot_be_sharded_are_refused() -> None:
     tied, scalar = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Module()
     tied[1].weight = tied[0].weight
     scalar.scale = nn.Parameter(torch.tensor(1.0))
     cases: list[list[nn.Module]] = [[tied], [scalar], [tied[0], tied[1]]]
     for parts in cases:
-        with pytest.raises(UserError, match="fsdp divides neither weights that two layers share nor single numbers"):
-            shard(parts, [], torch.device("cpu"), 2)
+        with pytest.raises(UserError, match="fsdp shards neither weights that two layers share nor scalar ones"):
+            shard_parts(parts, [], torch.device("cpu"), 2)

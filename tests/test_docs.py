@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODULES, ROOT, SOURCE, ruff
+from conftest import ROOT, SHARED, SOURCE, ruff
 from cookiecutter.main import cookiecutter
 from engine import schedulers
 from engine.schedulers import Timeline
 from scripts import run_script
+from small import SmallConfig
 
 DOCS = ROOT / "docs"
 
@@ -28,8 +29,9 @@ def test_it_is_built_without_a_warning(tmp_path: Path) -> None:
 
 def test_every_module_is_in_the_reference_once() -> None:
     pages = "".join(path.read_text("utf-8") for path in (DOCS / "reference").iterdir())
-    engine = [f"engine.{path.stem}".removesuffix(".__init__") for path in (SOURCE / "engine").glob("*.py")]
-    assert sorted(re.findall("^::: (.*)", pages, re.MULTILINE)) == sorted(engine + [p.stem for p in MODULES.iterdir()])
+    files = [*SOURCE.glob("engine/__init__.py"), *SOURCE.glob("engine/**/[!_]*.py")]
+    engine = [".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") for path in files]
+    assert sorted(re.findall("^::: (.*)", pages, re.MULTILINE)) == sorted(engine + [p.stem for p in SHARED.iterdir()])
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def wave(tmp_path: Path, cookiecutter_config: Path) -> Path:
     template = tmp_path / "template"
     for part in (SOURCE.name, "templates"):
         shutil.copytree(ROOT / part, template / part)
-    shutil.copy(DOCS / "forecasting.py", template / "templates" / "tasks")
+    shutil.copytree(DOCS / "forecasting", template / "templates" / "tasks" / "forecasting")
     questions = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
     questions["task_type"].append("forecasting")
     (template / "cookiecutter.json").write_text(json.dumps(questions), "utf-8")
@@ -75,8 +77,8 @@ def test_the_schedule_and_the_warm_up_that_it_adds_follow_their_formulas(monkeyp
         exec(block, names)
     assert names["scheduler"].total == 100
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
-    timeline = Timeline(epochs=4, updates_per_epoch=10, warm_up_mode="quadratic", warm_up_epochs=1.0)
-    schedule = schedulers.build_schedule("inverse_root", optimizer, timeline)
+    config = SmallConfig(lr_scheduler_type="inverse_root", warm_up_mode="quadratic", warm_up_epochs=1.0)
+    schedule = schedulers.build_schedule(optimizer, Timeline(config, 4, 10, "loss", "min"))
     for update in range(40):
         p, since = update / 10, update - 10
         expected = 1e-6 + (0.5 - 1e-6) * p**2 if since < 0 else 0.5 / math.sqrt(1 + since / 10)

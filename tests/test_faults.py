@@ -18,13 +18,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import QUESTIONS, SOURCE
-from engine import UserError, checkpoint, files
+from engine import UserError, checkpoint
+from engine.checkpoint.run_folder import find_state
+from engine.distributed.batches import LocalBatch
 from engine.logger import Logger
-from engine.records import open_writer, record_point
-from engine.shares import Share
+from engine.monitor.tensorboard import open_writer
+from engine.runtime import files
 from faults import BASE, check_nothing_is_broken, differences, end_of
 from scripts import run_script, start_script
-from test_trainer import Small, data, same, weights
+from small import Small, data, same, weights
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -64,7 +66,8 @@ def test_runs_of_every_schedule_killed_and_stopped_at_random_end_alike(
     flags += ["--num_parts", str(1 + number % 3), "--precision", ("fp32", "bf16", "fp16")[number // 3 % 3]]
     flags += ["--accumulate", str(1 + number % 2), "--save_per_steps", str(number % 4), "--epochs", "3"]
     flags += ["--optimizer", ("sgd", "adamw")[number % 2], "--log_per_step", str(1 + number % 3), "--step_size", "1"]
-    flags += ["--save_per_epochs", str(1 + number % 5 // 4), "--patience_stop", str(number % 3), "--keep_last", "1"]
+    flags += ["--save_per_epochs", str(1 + number % 5 // 4), "--keep_last", "1"]
+    flags += ["--early_stopping_patience", str(number % 3)]
     try_kills(project, tmp_path, 6 * SOAK, *flags)
 
 
@@ -114,7 +117,7 @@ def test_a_signal_stops_after_the_update_and_loses_nothing(
     assert log.splitlines()[-1].startswith(f"stopped by {kind.name}")
 
     status, said = run_script(project, argv, tmp_path / "output")
-    assert status == 0 and f"going on from {state}" in said
+    assert status == 0 and f"continuing from {state}" in said
     assert differences(end_of(tmp_path / "whole"), end_of(tmp_path / "stopped")) == []
 
 
@@ -127,13 +130,13 @@ def test_a_second_ctrl_c_stops_at_once(project: Path, tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     process.join(15)
     assert process.exitcode == 130
-    assert "goes on from its last saved state" in (tmp_path / "output.txt").read_text("utf-8")
+    assert "continues a run from its last saved state" in (tmp_path / "output.txt").read_text("utf-8")
 
 
 SLOW_WORKERS = """
 import multiprocessing, sys, time
 import torch
-from engine.data import Loader
+from engine.data.loaders import Loader
 
 class Slow(torch.utils.data.Dataset):
     def __len__(self):
@@ -262,7 +265,7 @@ def test_a_full_disk_leaves_the_state_before(size: int, tmp_path: Path) -> None:
 
     def save() -> None:
         limit_files(size)
-        with pytest.raises(UserError, match=r"cannot write .*epoch1\.pth \(File too large\); make room"):
+        with pytest.raises(UserError, match=r"cannot write .*epoch1\.pth \(File too large\); free space"):
             checkpoint.save({"number": 2, "w": torch.zeros(50_000)}, path)
 
     assert in_a_process(save) == 0
@@ -310,7 +313,7 @@ def test_a_full_disk_ends_training_with_a_line_and_the_states_before_it(project:
     status, output = run_script(project, argv, tmp_path / "output")
     assert status == 1 and output.splitlines()[-1].startswith("error: cannot write"), output
     check_nothing_is_broken(tmp_path / "runs")
-    assert checkpoint.find_state("auto", tmp_path / "runs") == state
+    assert find_state("auto", tmp_path / "runs") == state
 
 
 @pytest.mark.parametrize("what", ["log", "records"])
@@ -393,7 +396,7 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one(damage: str, project:
     newest.write_bytes(bytes({"cut": content[:-100], "flip": content, "empty": b""}[damage]))
     status, output = run_script(project, [*argv, "--resume", "auto"], tmp_path / "output")
     assert status == 0 and f"{newest} is damaged; trying the one before it" in output
-    assert f"going on from {newest.with_name('epoch2.pth')}" in output
+    assert f"continuing from {newest.with_name('epoch2.pth')}" in output
     assert differences(whole, end_of(tmp_path / "runs")) == []
 
 
@@ -409,7 +412,7 @@ def test_no_state_is_removed_before_its_successor_is_on_the_disk(
 
         return call
 
-    for owner, name in ((files.os, "fsync"), (files.os, "replace"), (files, "sync_folder"), (Path, "unlink")):
+    for owner, name in ((os, "fsync"), (os, "replace"), (files, "sync_folder"), (Path, "unlink")):
         monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
     trainer = Small(tmp_path, epochs=3, keep_last=1)
     trainer.fit(3)
@@ -444,7 +447,7 @@ def test_a_run_of_another_task_is_refused(project: Path, tmp_path: Path) -> None
     [settings] = (tmp_path / "runs").glob("*/config.json")
     settings.write_text(settings.read_text().replace("image_classification", "segmentation"))
     status, output = run_script(project, [*argv, "--resume", "auto"], tmp_path / "output")
-    words = "is a run of the task 'segmentation' and this is 'image_classification'"
+    words = "is of a run of the task 'segmentation' and this is 'image_classification'"
     assert status == 1 and output.startswith("error: ") and output.count("\n") == 1 and words in output
 
 
@@ -457,7 +460,7 @@ SIZES = {"training samples": 20, "evaluation samples": 20, "updates per epoch": 
         ({"task_type": "regression"}, "is of the task 'regression' and this is ''"),
         ({"data": {**SIZES, "training samples": 19}}, "19 training samples, not 20"),
         ({"data": {**SIZES, "updates per epoch": 6}}, "6 updates per epoch, not 3"),
-        ({"losses": None}, "lacks losses: it was written by another engine"),
+        ({"training_losses": None}, "lacks training_losses: another version of the engine wrote it"),
     ],
 )
 def test_a_state_that_cannot_be_continued_is_refused_with_the_difference(
@@ -549,10 +552,10 @@ def test_numbers_are_watched_without_waiting_for_the_device(tmp_path: Path, monk
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy", "nonzero"):
         monkeypatch.setattr(Tensor, name, counted(name, getattr(Tensor, name)))
     for batch in trainer.train_loader:
-        trainer._update([Share(batch, 4, 4)])
+        trainer._update([LocalBatch(batch, 4, 4)])
         trainer.update_lr_scheduler()
     assert waits == []
-    record_point(trainer)
+    trainer._log_point()
     assert waits  # which is where it waits
 
 
@@ -608,7 +611,7 @@ def test_training_ends_when_the_key_metric_stays_where_it_is(
         def evaluate(self, loader: Any) -> dict[str, float]:
             return {"loss": 1.0, "acc": [0.1, 0.3, 0.3, 0.2, 0.9, 0.9][self.epoch - 1]}
 
-    settings: dict[str, Any] = {"epochs": 6, "patience_stop": 2, "save_per_epochs": 5}
+    settings: dict[str, Any] = {"epochs": 6, "early_stopping_patience": 2, "save_per_epochs": 5}
     trainer = Scripted(tmp_path, **settings)
     trainer.fit(6)
     assert (trainer.epoch, trainer.best_epoch) == (4, 2)
@@ -619,7 +622,7 @@ def test_training_ends_when_the_key_metric_stays_where_it_is(
     again.load_state(tmp_path / "epoch4.pth")
     again.fit(6)
     assert again.epoch == 4
-    more = Scripted(tmp_path, **{**settings, "patience_stop": 3})
+    more = Scripted(tmp_path, **{**settings, "early_stopping_patience": 3})
     more.load_state(tmp_path / "epoch4.pth")
     more.fit(6)
     assert (more.epoch, more.best_epoch) == (6, 5)

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, Render
+from conftest import ROOT, Render, files_in
 from terminals import read_until
-from test_combinations import files_in
 
 SMOKE = "smoke epoch: loss 2.0000 -> 1.0000 in 0.1 s"
 GOOD = f"import os\nprint({SMOKE!r}, flush=True)\nos._exit(0)\n"
@@ -285,12 +284,12 @@ KEYS = {"Ctrl-C": "\3", "Ctrl-C in anger": "\3\3\3\3\3", "Ctrl-Z, then Ctrl-C": 
 @needs_posix
 @with_and_without_strict
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
-def test_keys_that_stop_the_smoke_epoch_stop_nothing_else(
+def test_keys_that_stop_generation_leave_a_complete_project_and_no_process(
     keys: str, strict: bool, place: Place, complete: set[str]
 ) -> None:
     place.add("torch", BEATS + SLEEPS)
     status, shown = on_a_terminal(place, keys, TORCH_TEMPLATE_STRICT=str(int(strict)))
-    assert status == strict, shown
+    assert status in (1, -signal.SIGINT, -signal.SIGQUIT), shown  # as cookiecutter ends by itself
     [line] = [line for line in shown.splitlines() if "not verified" in line]
     assert line.endswith(f"not verified, since you stopped it; to finish: cd {Path('out', 'demo')} && {VERIFY}")
     assert files_in(place.project) == complete
@@ -310,6 +309,7 @@ def test_a_signal_to_cookiecutter_and_its_hook_leaves_a_complete_project(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # pytest itself may run under nohup
     )
     until_it_trains(place)
     os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""The image task: one's own folders, honest splits, augmentation by (seed, epoch, index), clear refusals."""
+"""Image classification: one's own folders, honest splits, augmentation by (seed, epoch, index), clear refusals."""
 
 import subprocess
 import sys
@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Render, modules_of
-from engine import UserError, checkpoint
-from engine.data import Rows, hold_out
+from engine import UserError, checkpoint, settings
+from engine.data.loaders import train_batches
+from engine.data.splits import Split, hold_out
 from PIL import Image
 
 SMALL = ["--precision", "fp32", "--width", "8"]
@@ -48,17 +49,17 @@ def write_images(root: Path, splits: dict[str, dict[str, int]], size: tuple[int,
 
 def test_without_val_a_part_of_train_chooses_the_epoch_and_never_a_test_image(own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"train": {"a": 20, "b": 10}, "test": {"a": 5, "b": 5}})
-    data, meta = own.task.load_data(own.config.Config(data=str(root), val_fraction=0.2))
+    data, meta = own.data.load_data(own.config.Config(data=str(root), val_fraction=0.2))
     assert {name: len(images) for name, images in data.items()} == {"train": 24, "val": 6, "test": 10}
     assert data["val"].x is data["train"].x is not data["test"].x
-    assert not set(data["val"].rows.tolist()) & set(data["train"].rows.tolist())
-    assert torch.bincount(data["val"].y[data["val"].rows]).tolist() == [4, 2]
+    assert not set(data["val"].indices.tolist()) & set(data["train"].indices.tolist())
+    assert torch.bincount(data["val"].y[data["val"].indices]).tolist() == [4, 2]
     assert meta["classes"] == ["a", "b"] and meta["image_size"] == 16
 
 
 def test_a_val_folder_is_used_where_there_is_one(own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"train": {"a": 5, "b": 5}, "val": {"b": 3}})
-    data, _ = own.task.load_data(own.config.Config(data=str(root)))
+    data, _ = own.data.load_data(own.config.Config(data=str(root)))
     assert {name: len(images) for name, images in data.items()} == {"train": 10, "val": 3}
     assert data["val"].y.tolist() == [1, 1, 1]
 
@@ -75,60 +76,84 @@ def test_the_hold_out_follows_from_the_seed_and_has_every_class() -> None:
 # ---- images ----
 
 
-def test_every_image_is_shifted_and_mirrored_on_its_own(own: Any) -> None:
+def test_every_image_is_cropped_and_flipped_on_its_own(own: Any) -> None:
     x = torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8)
-    shifts, mirrored = torch.randint(-2, 3, (40, 2)), torch.rand(40) < 0.5
-    found = own.squares.shift_and_mirror(x, shifts, mirrored)
-    for image, (down, right), mirror, result in zip(x, shifts.tolist(), mirrored.tolist(), found, strict=True):
-        expected = F.pad(image.float(), [2] * 4, mode="reflect")[:, 2 + down : 18 + down, 2 + right : 18 + right].byte()
-        assert torch.equal(result, expected.flip(-1) if mirror else expected)
-    assert torch.equal(own.squares.shift_and_mirror(x, torch.zeros_like(shifts), mirrored & False), x)
+    corners, flipped = torch.randint(5, (40, 2)), torch.rand(40) < 0.5
+    found = own.augmentation.crop_and_flip(x, 2, corners, flipped)
+    for image, (row, column), flip, result in zip(x, corners.tolist(), flipped.tolist(), found, strict=True):
+        expected = F.pad(image.float(), [2] * 4, mode="reflect")[:, row : 16 + row, column : 16 + column].byte()
+        assert torch.equal(result, expected.flip(-1) if flip else expected)
+    for padding in (0, 2):
+        centred = torch.full_like(corners, padding)
+        assert torch.equal(own.augmentation.crop_and_flip(x, padding, centred, flipped & False), x)
 
 
-def test_an_image_is_mirrored_in_every_other_epoch_or_never(own: Any) -> None:
+def test_an_image_is_flipped_in_every_other_epoch_or_never(own: Any) -> None:
     x = torch.arange(16).expand(50, 3, 16, 16).contiguous()
-    rows = Rows(x, torch.zeros(50), torch.arange(50))
-    for no_mirror in (False, True):
-        augmented = own.squares.AugmentedRows(rows, own.config.Config(shift_fraction=0.0, no_mirror=no_mirror))
+    split = Split(x, torch.zeros(50), torch.arange(50))
+    for flip in (True, False):
+        augmented = own.augmentation.AugmentedSplit(split, seed=0, shift_fraction=0.0, flip=flip)
         epochs = []
         for epoch in range(1, 4):
             augmented.set_epoch(epoch)
             seen, _ = augmented.__getitems__(list(range(50)))
             epochs.append(seen[:, 0, 0, 0] == 15)
-        assert torch.equal(epochs[0], epochs[2]) and torch.equal(epochs[0], epochs[1]) == no_mirror
-        assert bool(epochs[0].any()) is not no_mirror
+        assert torch.equal(epochs[0], epochs[2]) and torch.equal(epochs[0], epochs[1]) is not flip
+        assert bool(epochs[0].any()) is flip
 
 
-def test_shifts_reach_as_far_as_the_setting_says(own: Any) -> None:
-    rows = Rows(torch.zeros(500, 3, 32, 32), torch.zeros(500), torch.arange(500))
-    augmented = own.squares.AugmentedRows(rows, own.config.Config(shift_fraction=0.1))
+def test_crops_reach_as_far_as_the_setting_says(own: Any) -> None:
+    split = Split(torch.zeros(500, 3, 32, 32), torch.zeros(500), torch.arange(500))
+    augmented = own.augmentation.AugmentedSplit(split, seed=0, shift_fraction=0.1, flip=True)
     augmented.set_epoch(1)
-    assert (augmented.shifts.min(), augmented.shifts.max()) == (-3, 3)
+    assert (augmented.padding, augmented.corners.min(), augmented.corners.max()) == (3, 0, 6)
+
+
+def predicts_an_image_and_its_flip_alike(own: Any, config: Any, size: int = 32) -> bool:
+    """Whether a network with these settings gives both the same logits."""
+    pixels = torch.randint(256, (9, 3, size, size), dtype=torch.uint8)
+    split = Split(pixels, torch.zeros(9), torch.arange(9))
+    meta = {"classes": ["a", "b"], **own.backbones.backbone_meta(split, config)}
+    [network] = own.model.build_model_list(meta, 1)
+    network.train()(pixels)  # statistics for its normalisation
+    assert network.eval()(pixels).shape == (9, 2)
+    return torch.allclose(network(pixels), network(pixels.flip(-1)), atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [32, 70])
-def test_prediction_sees_an_image_and_its_mirror_image_alike(own: Any, size: int) -> None:
-    pixels = torch.randint(256, (9, 3, size, size), dtype=torch.uint8)
-    rows = Rows(pixels, torch.zeros(9), torch.arange(9))
-    for no_mirror in (False, True):
-        config = own.config.Config(width=8, no_mirror=no_mirror)
-        meta = {"classes": ["a", "b"], **own.squares.image_meta(rows, config)}
-        [network] = own.task.build_model_list(meta, 1)
-        network.train()(pixels)  # statistics for its normalisation
-        assert network.eval()(pixels).shape == (9, 2)
-        assert torch.allclose(network(pixels), network(pixels.flip(-1)), atol=1e-5) is not no_mirror
+def test_prediction_sees_an_image_and_its_flip_alike(own: Any, size: int) -> None:
+    for flip in (True, False):
+        assert predicts_an_image_and_its_flip_alike(own, own.config.Config(width=8, flip=flip), size) is flip
+
+
+def flips_in_training(own: Any, config: Any) -> bool:
+    """Whether the images of an epoch are flipped, some of them."""
+    augmented = own.data.load_data(config)[0]["train"]
+    augmented.set_epoch(1)
+    return bool(augmented.flipped.any())
+
+
+def test_the_flip_at_test_time_is_a_setting_of_its_own(own: Any) -> None:
+    config = settings.parse(own.config.Config(), ["--data", "synthetic", "--width", "8", "--no_test_time_flip"])
+    assert flips_in_training(own, config) and not predicts_an_image_and_its_flip_alike(own, config)
+
+
+def test_without_flips_in_training_there_are_none_at_test_time(own: Any) -> None:
+    config = settings.parse(own.config.Config(), ["--data", "synthetic", "--width", "8", "--no_flip"])
+    assert config.test_time_flip and not flips_in_training(own, config)
+    assert not predicts_an_image_and_its_flip_alike(own, config)
 
 
 def test_the_first_convolution_whitens_patches(own: Any) -> None:
     smooth = F.interpolate(torch.rand(300, 3, 8, 8), (32, 32), mode="bilinear") * 255
-    rows = Rows(smooth.byte(), torch.zeros(300), torch.arange(300))
-    meta = own.squares.image_meta(rows, own.config.Config())
+    split = Split(smooth.byte(), torch.zeros(300), torch.arange(300))
+    meta = own.backbones.backbone_meta(split, own.config.Config())
     whitening = own.backbones.Whitening(meta["covariance"], 1)
-    normalised = own.backbones.Normalize(meta["mean"], meta["std"])(rows.x)
-    answers = whitening(normalised)[:, :12].transpose(0, 1).flatten(1)
-    strength = answers.square().mean(1).sqrt()
+    normalised = own.backbones.Normalize(meta["mean"], meta["std"])(split.x)
+    outputs = whitening(normalised)[:, :12].transpose(0, 1).flatten(1)
+    strength = outputs.square().mean(1).sqrt()
     assert strength.max() < 1.05 and torch.allclose(
-        answers @ answers.T / answers.shape[1] / strength / strength[:, None], torch.eye(12), atol=0.02
+        outputs @ outputs.T / outputs.shape[1] / strength / strength[:, None], torch.eye(12), atol=0.02
     )
     assert not whitening.weight.requires_grad
 
@@ -138,18 +163,16 @@ def test_what_an_image_becomes_depends_on_seed_epoch_and_index_and_not_on_worker
 ) -> None:
     root = write_images(tmp_path, {"train": {"a": 30, "b": 30}})
     in_memory = own.task.Task(own.config.Config(data=str(root), batch_size=7)).train_loader
-    monkeypatch.setattr(own.squares, "FITS_INTO_MEMORY", 0)
+    monkeypatch.setattr(own.crops, "FITS_INTO_MEMORY", 0)
     by_workers = own.task.Task(own.config.Config(data=str(root), batch_size=7, workers=2)).train_loader
     assert (in_memory.num_workers, by_workers.num_workers) == (0, 2)
 
-    from engine.data import batches_of
-
     epochs = []
     for epoch in (1, 2):
-        epochs.append([share.batch for share in batches_of(in_memory, epoch, 0)])
+        epochs.append([batch.data for batch in train_batches(in_memory, epoch, 0)])
         for first in (0, 3):
-            for (x, y), share in zip(epochs[-1][first:], batches_of(by_workers, epoch, first), strict=True):
-                x2, y2 = share.batch
+            for (x, y), batch in zip(epochs[-1][first:], train_batches(by_workers, epoch, first), strict=True):
+                x2, y2 = batch.data
                 assert torch.equal(x, x2) and torch.equal(y, y2)
     assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
 
@@ -159,8 +182,8 @@ def test_evaluation_images_are_as_they_are_in_their_files(own: Any, tmp_path: Pa
     trainer = own.task.Task(own.config.Config(data=str(root)))
     [(x, _)] = trainer.test_loader
     files = own.images.find_images(root / "test")
-    assert torch.equal(x, torch.stack([own.squares.read_square(file, 16) for file in files]))
-    assert type(trainer.eval_loader.dataset) is Rows
+    assert torch.equal(x, torch.stack([own.crops.read_crop(file, 16) for file in files]))
+    assert type(trainer.eval_loader.dataset) is Split
 
 
 def test_the_network_has_one_output_per_class_and_sees_normalised_images(own: Any, tmp_path: Path) -> None:
@@ -192,8 +215,9 @@ def test_summary_graph_and_histograms_come_on_request(
     [log] = tmp_path.glob("*/log.txt")
     assert log.read_text("utf-8") == shown
     for again in (["--histograms", "--model_info"], []):  # the first run's command goes on with it, and a shorter one
-        config, changed = own.config.resumed_config(again, log.parent)
-        assert (config.histograms, config.model_info, changed) == (True, True, set())
+        config = settings.resumed(own.config.Config(), again, log.parent)
+        assert config.histograms and config.model_info
+        assert config == settings.load(own.config.Config(), log.with_name("config.json"))
 
 
 # ---- resuming ----
@@ -208,13 +232,13 @@ def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Any, tmp_path: Pat
     log = (run_dir / "log.txt").read_text("utf-8")
     assert [log.count(f"\n  {epoch}/") for epoch in (1, 2, 3)] == [1, 1, 1]
     assert checkpoint.load(run_dir / "epoch3.pth")["lr_scheduler0"]["base_lrs"] == [0.01, 0.01]
-    assert own.config.resumed_config([], run_dir)[0].lr_scheduler_type == "step"
+    assert settings.resumed(own.config.Config(), [], run_dir).lr_scheduler_type == "step"
     with pytest.raises(UserError, match="epoch3.pth has 3 epochs behind it; epochs is 2"):
         own.train.train(["--resume", str(run_dir), "--epochs", "2"])
     with pytest.raises(UserError, match="epoch3.pth beside it are later"):
         own.train.train(["--resume", str(run_dir / "epoch2.pth")])
     with pytest.raises(UserError, match="--batch_size 64 differs from 512"):
-        own.config.resumed_config(["--batch_size", "64"], run_dir)
+        settings.resumed(own.config.Config(), ["--batch_size", "64"], run_dir)
 
 
 # ---- what is refused ----
@@ -235,7 +259,7 @@ def test_a_folder_that_is_not_as_it_should_be_is_named(
     splits: dict[str, dict[str, int]], words: str, own: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        own.task.load_data(own.config.Config(data=str(write_images(tmp_path, splits))))
+        own.data.load_data(own.config.Config(data=str(write_images(tmp_path, splits))))
     assert str(tmp_path) in str(caught.value)
 
 
@@ -247,7 +271,7 @@ def test_a_damaged_image_is_named_in_one_line(
     broken = root / "train" / "a" / "3.png"
     broken.write_bytes(broken.read_bytes()[:40])
     if not in_memory:
-        monkeypatch.setattr(own.squares, "FITS_INTO_MEMORY", 0)
+        monkeypatch.setattr(own.crops, "FITS_INTO_MEMORY", 0)
     with pytest.raises(UserError) as caught:
         own.train.train(
             [*SMALL, "--data", str(root), "--epochs", "1", "--image_size", "16", "--ckpt_dir", str(tmp_path / "runs")]
@@ -267,7 +291,7 @@ def test_without_network_and_data_one_line_says_what_to_do(
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     with pytest.raises(UserError, match="cannot be downloaded") as caught:
-        own.task.load_data(own.config.Config(data_dir=str(tmp_path)))
+        own.data.load_data(own.config.Config(data_dir=str(tmp_path)))
     assert "--data FOLDER" in str(caught.value) and "--data synthetic" in str(caught.value)
 
 
@@ -301,10 +325,10 @@ def test_predict_says_that_a_checkpoint_is_of_another_version_of_the_task(own: A
     trainer = own.task.Task(own.config.Config(data="synthetic", width=8))
     trainer.ckpt_dir = tmp_path
     trainer.check_init()
-    del trainer.meta["mirror"]
+    del trainer.meta["test_time_flip"]
     trainer.save_state(tmp_path / "best.pth", optim=False)
     Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
-    with pytest.raises(UserError, match="lacks 'mirror': another version of task.py wrote it"):
+    with pytest.raises(UserError, match="lacks 'test_time_flip': another version of model.py wrote it"):
         own.predict.predict(own.predict.Arguments((tmp_path / "image.png",), tmp_path / "best.pth"))
 
 

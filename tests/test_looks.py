@@ -1,25 +1,35 @@
-"""What a person sees: learning rates before a run, its lines and bars in 80 columns, runs side by side."""
+"""What a person sees: learning rates before a run, its lines and bars in 80 columns."""
 
 import io
 import os
 import re
 import subprocess
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import QUESTIONS, Render
-from engine import UserError, compare, lr_curve, report
-from engine.schedulers import SCHEDULES, WARM_UPS, KeyMetricPlateau
+from engine.monitor import console, lr_curve
+from engine.optim.optimizers import learning_rates
+from engine.schedulers import SCHEDULES, WARM_UPS, ReduceOnMetricPlateau
 from PIL import Image
 from scripts import run_script
+from small import Small
 from terminals import in_terminal, read_until
-from test_trainer import Small, record
 
 # ---- learning rates ----
+
+
+def curves_of(trainer: Small) -> dict[str, tuple[lr_curve.Curve, lr_curve.Curve]]:
+    """The curves of a run with this trainer, as its lr.png has them."""
+    return lr_curve.lr_curves(trainer.timeline(), base_lrs(trainer))
+
+
+def base_lrs(trainer: Small) -> list[list[float]]:
+    """The base learning rates of each part's groups."""
+    return [[float(lr) for lr in schedule.base_lrs] for schedule in trainer.lr_scheduler_list]
 
 
 def rates_of(trainer: Small) -> list[float]:
@@ -39,7 +49,7 @@ def rates_of(trainer: Small) -> list[float]:
 def test_the_curve_has_the_rates_of_the_run(lr_scheduler_type: str, warm_up_mode: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"lr_scheduler_type": lr_scheduler_type, "warm_up_mode": warm_up_mode}
     trainer = Small(tmp_path, **settings, warm_up_epochs=1.7, epochs=9, step_size=2, patience=1)
-    [(high, low)] = lr_curve.curves_by_name(trainer).values()
+    [(high, low)] = curves_of(trainer).values()
     rates = rates_of(trainer)
     assert [epoch for epoch, _ in high] == [epoch for epoch, _ in low] == [update / 3 for update in range(27)]
     if lr_scheduler_type in ("metric", "loss"):
@@ -52,7 +62,7 @@ def test_the_curve_has_the_rates_of_the_run(lr_scheduler_type: str, warm_up_mode
 
 def test_a_curve_of_many_updates_has_few_points_with_its_corners_among_them(tmp_path: Path) -> None:
     trainer = Small(tmp_path, train_loader=[0] * 10_000, epochs=4, warm_up_mode="constant", warm_up_epochs=0.33333)
-    [(curve, _)] = lr_curve.curves_by_name(trainer).values()
+    [(curve, _)] = curves_of(trainer).values()
     assert len(curve) < 1100
     assert {(3332 / 1e4, 1e-6), (3333 / 1e4, 0.1)} <= set(curve)
 
@@ -63,11 +73,11 @@ def test_parts_with_rates_of_their_own_have_curves_of_their_own(
     trainer = Small(tmp_path, parts=2, epochs=5, pictures="end")
     trainer.change_lr([0.1, 0.025])
     capsys.readouterr()
-    lr_curve.print_lr(trainer)
+    lr_curve.print_lr(trainer.timeline(), base_lrs(trainer))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith("      0.1 |0") and sum("|1" in line for line in lines) == 1
-    lr_curve.save_lr(trainer)
+    trainer.save_lr_curve()
     with Image.open(tmp_path / "lr.png") as picture:
         colors = {color for _, color in picture.convert("RGB").getcolors(2**20) or []}
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # matplotlib's first two
@@ -76,58 +86,66 @@ def test_parts_with_rates_of_their_own_have_curves_of_their_own(
 def test_a_schedule_of_ones_own_that_follows_another_score_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class MaePlateau(KeyMetricPlateau):
+    class MaePlateau(ReduceOnMetricPlateau):
         def __init__(self, optimizer: Any, timeline: Any, slack: int) -> None:
             super().__init__(optimizer, timeline)
 
-        def watch(self, timeline: Any) -> tuple[str, str]:
+        def monitor(self, timeline: Any) -> tuple[str, str]:
             return "mae", "min"
 
     monkeypatch.setitem(SCHEDULES, "mae", partial(MaePlateau, slack=1))  # type: ignore[arg-type]
     trainer = Small(tmp_path, lr_scheduler_type="mae", epochs=9, patience=1)
-    [(high, low)] = lr_curve.curves_by_name(trainer).values()
+    [(high, low)] = curves_of(trainer).values()
     assert high[-1][1] == 0.1 and low[-1][1] < 1e-3
 
 
 def test_the_curve_of_a_million_epochs_does_not_keep_anyone_waiting(tmp_path: Path) -> None:
     trainer = Small(tmp_path, epochs=1_000_000)
-    [(curve, _)] = lr_curve.curves_by_name(trainer).values()
+    [(curve, _)] = curves_of(trainer).values()
     assert len(curve) < 5000 and curve[0][1] == 0.1 and curve[-1][1] < 1e-4
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--resume", "auto"], "a run that was begun has its curve in lr.png"),
-        (["--accumulate", "0"], "accumulate is 0; it must be 1 or more"),
-        (["--output", "nowhere/lr.png"], "cannot write nowhere/lr.png"),
+        (["--resume", "auto"], "--resume: the curve of a run that has begun is lr.png in its folder"),
+        (["--lr", "0"], "--lr 0.0 must be above 0"),
+        (["--lr", "0.1", "0.2"], "--lr"),
+        (["--warm_up_epochs", "30"], "warm_up_epochs 30 must be below epochs 20"),
     ],
 )
 def test_a_curve_that_cannot_be_drawn_is_said_in_a_line(
     flags: list[str], words: str, render: Render, tmp_path: Path
 ) -> None:
     project = render(task_type="regression")
-    status, output = run_script(project, ["lr_curve.py", "--data", "synthetic", *flags], tmp_path / "output")
+    status, output = run_script(project, ["train.py", "--show_lr", *flags], tmp_path / "output")
     assert status == 1 and "Traceback" not in output and words in output.splitlines()[-1]
 
 
 def test_a_curve_that_rises_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lr_curve.print_lr(Small(tmp_path, lr_scheduler_type="loss", gamma=2.0, patience=0, epochs=9))
+    trainer = Small(tmp_path, lr_scheduler_type="loss", gamma=2.0, patience=0, epochs=9)
+    capsys.readouterr()
+    lr_curve.print_lr(trainer.timeline(), base_lrs(trainer))
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-def test_the_command_draws_without_training(render: Render, tmp_path: Path) -> None:
+def test_the_command_draws_without_training_and_without_data(render: Render, tmp_path: Path) -> None:
     project = render(task_type="regression", num_parts="2")
-    flags = ["lr_curve.py", "--data", "synthetic", "--lr_scheduler_type", "step", "--lr", "0.01", "0.002"]
+    flags = ["train.py", "--show_lr", "--data", "nowhere.csv", "--lr_scheduler_type", "step", "--lr", "0.01", "0.002"]
     status, output = run_script(project, flags, tmp_path / "output")
-    assert (
-        status == 0 and "step, linear warm-up, 20 epochs of" in output and re.search(r"^ +0.01 \|.*00000", output, re.M)
-    )
-    status, output = run_script(project, [*flags, "--output", str(tmp_path / "lr.png")], tmp_path / "output")
-    assert status == 0 and (tmp_path / "lr.png").stat().st_size > 5000
+    assert status == 0 and "step, linear warm-up, 20 epochs of" in output
+    assert re.search(r"^ +0.01 \|.*00000", output, re.M)
+    assert "the same is in lr.png; drawn for 100 updates per epoch, since the data was not read" in output
+    assert (project / "lr.png").stat().st_size > 5000
     assert not (project / "check_point").exists()
-    status, output = run_script(project, [*flags, "--warm_up_epochs", "30"], tmp_path / "output")
-    assert status == 1 and "warm_up_epochs 30 must be below epochs 20" in output
+
+
+@pytest.mark.skipif(os.name != "posix", reason="what cannot be written there is another matter")
+def test_a_curve_that_cannot_be_written_is_said_in_a_line(render: Render, tmp_path: Path) -> None:
+    project = render(task_type="regression")
+    (project / "lr.png").mkdir()
+    status, output = run_script(project, ["train.py", "--show_lr"], tmp_path / "output")
+    assert status == 1 and "Traceback" not in output and "cannot write lr.png" in output.splitlines()[-1]
 
 
 # ---- the terminal ----
@@ -182,7 +200,7 @@ def test_a_pipe_gets_no_bar_and_no_colours(render: Render, tmp_path: Path) -> No
         "final lr/part0",
         "time ",
         "files ",
-        "engine.compare",
+        "tensorboard.main",
     ]
     assert [word for word in words if word not in output] == []
 
@@ -192,11 +210,11 @@ def test_a_notebook_gets_no_bar_though_its_server_has_a_terminal(monkeypatch: py
     monkeypatch.setattr(server, "isatty", lambda: True)
     monkeypatch.setattr(sys, "__stderr__", server)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with report.progress("epoch 1/2", 3) as bar:
+    with console.progress("epoch 1/2", 3) as bar:
         bar.update()
     assert server.getvalue() == ""
     monkeypatch.setattr(sys, "stderr", server)
-    with report.progress("epoch 1/2", 3) as bar:
+    with console.progress("epoch 1/2", 3) as bar:
         bar.update()
     assert server.getvalue() != ""
 
@@ -204,10 +222,11 @@ def test_a_notebook_gets_no_bar_though_its_server_has_a_terminal(monkeypatch: py
 def test_the_table_keeps_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = Small(tmp_path, parts=3, epochs=200)
     trainer.change_lr([0.0123, 0.00456, 0.000789])
-    table = report.EpochTable()
+    table = console.EpochTable()
     capsys.readouterr()
-    for trainer.epoch, r2 in ((1, -0.01), (99, 0.5), (200, -12345.678)):
-        table.print_row(trainer, 1.5, {"loss": 123456.0, "r2": r2}, 1234.5)
+    for epoch, r2 in ((1, -0.01), (99, 0.5), (200, -12345.678)):
+        lrs = learning_rates(trainer.optimizer_list)
+        table.print_row(epoch, 200, 1.5, {"loss": 123456.0, "r2": r2}, lrs, 1234.5, best=False)
     header, *rows = capsys.readouterr().out.splitlines()
     assert {len(row) for row in rows} == {len(header)}
     assert "0.0123.." in rows[0]
@@ -221,11 +240,11 @@ def test_no_color_is_heeded(render: Render) -> None:
 
 
 def test_a_reader_that_goes_away_costs_a_line_and_no_traceback(render: Render) -> None:
-    command = [sys.executable, "-B", "lr_curve.py", "--data", "synthetic"]
+    command = [sys.executable, "-B", "train.py", "--show_lr"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=render(task_type="regression"), text=True, **pipes)  # type: ignore[call-overload]
     process.stdout.close()
-    assert process.stderr.read() == "stopped: what it prints is no longer read\n"
+    assert process.stderr.read() == "stopped: nothing reads the output any more\n"
     assert process.wait() == 1
 
 
@@ -233,84 +252,4 @@ def test_a_reader_that_goes_away_costs_a_line_and_no_traceback(render: Render) -
     ("seconds", "words"), [(3.21, "3.2 s"), (250, "4 min 10 s"), (3600, "1 h 0 min 0 s"), (90061, "25 h 1 min 1 s")]
 )
 def test_a_duration_is_said_as_a_person_would(seconds: float, words: str) -> None:
-    assert report.duration(seconds) == words
-
-
-# ---- runs side by side ----
-
-
-def runs_with(tmp_path: Path, **settings: list[Any]) -> Path:
-    """Runs that differ in these settings, in a folder."""
-    [(name, values)] = settings.items()
-    for number, value in enumerate(values):
-        folder = tmp_path / "runs" / f"2026-01-0{number + 1}_00-00-00"
-        trainer = Small(folder, **{name: value})
-        record(trainer, folder / "runs", trainer.epochs)
-        (folder / "config.json").write_text(f'{{"{name}": {value}, "seed": 0, "lr": [0.1], "ckpt_dir": "{number}"}}')
-    return tmp_path / "runs"
-
-
-def test_runs_stand_side_by_side_with_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = runs_with(tmp_path, epochs=[2, 3])
-    capsys.readouterr()
-    compare.compare([str(root), "--output", str(tmp_path / "compare.png")])
-    header, *rows, last = capsys.readouterr().out.splitlines()
-    assert header.split("  ")[0] == "run" and re.split(r" {2,}", header)[1:3] == ["--epochs", "best epoch"]
-    assert "seed" not in header and "ckpt_dir" not in header  # they are the same, or say nothing
-    assert [re.split(r" {2,}", row)[:2] for row in rows] == [["2026-01-01_00-00-00", "2"], ["2026-01-02_00-00-00", "3"]]
-    run = compare.read_run(root / "2026-01-02_00-00-00")
-    assert len(run.curves["eval/acc"]) == len(run.curves["train/loss"]) == 3
-    best = max(range(3), key=lambda epoch: run.curves["eval/acc"][epoch])
-    cells = dict(zip(re.split(r" {2,}", header), re.split(r" {2,}", rows[1]), strict=True))
-    assert cells["best epoch"] == f"{best + 1}/3" and cells["acc"] == f"{run.curves['eval/acc'][best]:.4f}"
-    assert last == f"their curves are in {tmp_path / 'compare.png'}"
-    with Image.open(tmp_path / "compare.png") as picture:
-        assert picture.width == 1200
-
-
-def test_a_run_that_has_just_begun_stands_among_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = runs_with(tmp_path, epochs=[1])
-    (root / "new").mkdir()
-    (root / "new" / "config.json").write_text('{"epochs": 5}')
-    capsys.readouterr()
-    compare.compare([str(root / "new"), str(root), "--output", str(tmp_path / "c.png")])
-    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("new")]
-    assert re.split(r" {2,}", row)[1:4] == ["5", "-", "-"] and "-/0" in row
-
-
-def test_a_setting_with_the_name_of_a_score_stands_beside_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = runs_with(tmp_path, epochs=[1, 1])
-    for folder, loss in zip(sorted(root.iterdir()), ("mse", "huber"), strict=True):
-        (folder / "config.json").write_text(f'{{"loss": "{loss}"}}')
-    capsys.readouterr()
-    compare.compare([str(root), "--output", str(tmp_path / "c.png")])
-    header, *rows, _ = capsys.readouterr().out.splitlines()
-    assert {"--loss", "loss"} <= set(header.split()) and ["mse" in rows[0], "huber" in rows[1]] == [True, True]
-
-
-@pytest.mark.parametrize(
-    ("file", "content"), [("best.pth", "no checkpoint"), ("config.json", "[1]"), ("config.json", "{")]
-)
-def test_a_run_that_cannot_be_read_is_left_out(
-    file: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = runs_with(tmp_path, epochs=[1, 2])
-    (root / "2026-01-01_00-00-00" / file).write_text(content)
-    capsys.readouterr()
-    compare.compare([str(root), "--output", str(tmp_path / "c.png")])
-    output = capsys.readouterr().out
-    assert re.search(rf"^left out: .*{re.escape(file)}", output, re.M) and "\n2026-01-02_00-00-00" in output
-
-
-def test_many_runs_and_names_full_of_signs_fit_into_the_picture(tmp_path: Path) -> None:
-    runs = [compare.Run(Path(f"$x_{n}$"), {"data": f"$a_{n}$" * 9}, {}, {"eval/loss": [1.0, n]}) for n in range(40)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        compare.draw(runs, tmp_path / "c.png")
-
-
-def test_a_folder_without_runs_is_said_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run in .*; give folders of runs, or one that holds them"):
-        compare.compare([str(tmp_path)])
+    assert console.duration(seconds) == words

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QUESTIONS, ROOT
+from conftest import QUESTIONS, ROOT, files_in
 from engine.regenerate import Merge
-from test_combinations import files_in
 
 LOCK = ".cookiecutter.lock"
 
@@ -142,21 +141,21 @@ def test_another_task_brings_its_files_and_loses_no_edit(
     (project / "task.py").write_text(task.replace("(label_smoothing=config.label_smoothing)", "()  # mine"), "utf-8")
     (project / "images.py").write_text((project / "images.py").read_text("utf-8") + "MINE = 1\n")
     (project / "README.md").write_text((project / "README.md").read_text("utf-8") + "mine\n")
-    (project / "features.py").write_text("MINE = 2\n")
+    (project / "metrics.py").write_text("MINE = 2\n")
     printed = regenerate(project, "task_type=regression", status=1)
     assert "no longer in the template, but edited, so kept: images.py" in printed
-    assert "CONFLICTS, look for <<<<<<< in: features.py, task.py" in printed
+    assert "CONFLICTS, look for <<<<<<< in: metrics.py, task.py" in printed
     assert generate(template, "-o", "as", "task_type=regression").returncode == 0
     expected = contents(tmp_path / "as" / "demo")
     found = contents(project)
     assert found.keys() == expected.keys() | {"images.py"}
     assert found["README.md"] == expected["README.md"] + "mine\n"
-    for name, mine in (("task.py", "# mine"), ("features.py", "MINE = 2")):
+    for name, mine in (("task.py", "# mine"), ("metrics.py", "MINE = 2")):
         ours, theirs = re.findall(r"<<<<<<< your edits\n(.*?)^=======\n(.*?)^>>>>>>>", found[name], re.M | re.S)[0]
         assert mine in ours and theirs
-    same = expected.keys() - {"README.md", "task.py", "features.py"}
+    same = expected.keys() - {"README.md", "task.py", "metrics.py"}
     assert {name: found[name] for name in same} == {name: expected[name] for name in same}
-    for name in ("task.py", "features.py"):
+    for name in ("task.py", "metrics.py"):
         shutil.copy(tmp_path / "as" / "demo" / name, project)
     call = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     assert subprocess.run(call, cwd=project, capture_output=True).returncode == 0

@@ -3,12 +3,14 @@
 import math
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from conftest import QUESTIONS
 from engine import UserError
 from engine.schedulers import SCHEDULES, WARM_UPS, Timeline, WarmUpLR, build_schedule
+from small import SmallConfig
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
@@ -21,15 +23,16 @@ def make_optimizer(*lrs: float) -> Optimizer:
     return SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs], lr=1.0)
 
 
-def timeline(**settings: object) -> Timeline:
-    """A run of EPOCHS epochs of PER_EPOCH updates."""
-    return Timeline(**{"epochs": EPOCHS, "updates_per_epoch": PER_EPOCH, **settings})  # type: ignore[arg-type]
+def timeline(kind: str = "none", epochs: int = EPOCHS, key: tuple[str, str] = ("loss", "min"), **more: Any) -> Timeline:
+    """A run of so many epochs of PER_EPOCH updates."""
+    config = SmallConfig(lr_scheduler_type=kind, epochs=epochs, **{"step_size": 1, "patience": 10} | more)
+    return Timeline(config, epochs, PER_EPOCH, *key)
 
 
-def rates(kind: str, settings: Timeline, losses: Iterable[float], lr: float = 0.1) -> list[float]:
-    """The rate of every update of a run whose evaluation after each epoch gives the next of `losses`."""
+def rates(settings: Timeline, losses: Iterable[float], lr: float = 0.1) -> list[float]:
+    """The learning rate of every update of a run whose evaluation after each epoch gives the next of `losses`."""
     optimizer = make_optimizer(lr)
-    schedule = build_schedule(kind, optimizer, settings)
+    schedule = build_schedule(optimizer, settings)
     found = []
     for loss in losses:
         for _ in range(settings.updates_per_epoch):
@@ -51,7 +54,7 @@ def test_the_tables_and_the_questions_offer_the_same() -> None:
 def test_every_update_follows_the_closed_form(kind: str, mode: str, warm_up_epochs: float) -> None:
     b, i, eta_min, gamma, step_size = 0.1, 1e-4, 1e-3, 0.5, 2
     settings = timeline(
-        warm_up_mode=mode, warm_up_epochs=warm_up_epochs, warm_up_init_lr=i,
+        kind, warm_up_mode=mode, warm_up_epochs=warm_up_epochs, warm_up_init_lr=i,
         eta_min=eta_min, gamma=gamma, step_size=step_size, patience=0,
     )  # fmt: skip
     w = 0 if mode == "none" else round(warm_up_epochs * PER_EPOCH)
@@ -72,7 +75,7 @@ def test_every_update_follows_the_closed_form(kind: str, mode: str, warm_up_epoc
             "none": b,
         }[kind]
         expected.append(rising if t < w else falling)
-    assert rates(kind, settings, evaluations) == pytest.approx(expected, rel=1e-12)
+    assert rates(settings, evaluations) == pytest.approx(expected, rel=1e-12)
 
 
 def test_annealing_equals_torch() -> None:
@@ -83,7 +86,7 @@ def test_annealing_equals_torch() -> None:
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         reference.step()
-    assert rates("annealing", timeline(eta_min=1e-3), [1.0] * EPOCHS) == pytest.approx(expected, rel=1e-9)
+    assert rates(timeline("annealing", eta_min=1e-3), [1.0] * EPOCHS) == pytest.approx(expected, rel=1e-9)
 
 
 def test_step_equals_torch() -> None:
@@ -94,7 +97,7 @@ def test_step_equals_torch() -> None:
         expected += [optimizer.param_groups[0]["lr"]] * PER_EPOCH
         optimizer.step()
         reference.step()
-    assert rates("step", timeline(step_size=2, gamma=0.3), [1.0] * EPOCHS) == pytest.approx(expected, rel=1e-12)
+    assert rates(timeline("step", step_size=2, gamma=0.3), [1.0] * EPOCHS) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("patience", [0, 1, 3])
@@ -107,8 +110,7 @@ def test_plateau_equals_torch_on_random_scores_with_nan(kind: str, mode: str, se
     optimizer, own = make_optimizer(0.1), make_optimizer(0.1)
     # eps=0: torch gives up on changes below 1e-8, the contract does not.
     reference = ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=patience, eps=0)  # type: ignore[arg-type]
-    settings = timeline(patience=patience, gamma=0.5, key_metric="acc", key_mode=mode)
-    schedule = build_schedule(kind, own, settings)
+    schedule = build_schedule(own, timeline(kind, key=("acc", mode), patience=patience, gamma=0.5))
     for value in values:
         reference.step(value)
         schedule.after_evaluation({"acc": value, "loss": value})
@@ -116,12 +118,12 @@ def test_plateau_equals_torch_on_random_scores_with_nan(kind: str, mode: str, se
 
 
 def test_evaluations_during_the_warm_up_do_not_count() -> None:
-    settings = timeline(warm_up_mode="linear", warm_up_epochs=4, patience=0)
-    assert rates("loss", settings, [0.1, 0.2, 0.3, 5.0, 4.0, 3.0])[4 * PER_EPOCH :] == [0.1] * (2 * PER_EPOCH)
+    settings = timeline("loss", warm_up_mode="linear", warm_up_epochs=4, patience=0)
+    assert rates(settings, [0.1, 0.2, 0.3, 5.0, 4.0, 3.0])[4 * PER_EPOCH :] == [0.1] * (2 * PER_EPOCH)
 
 
 @pytest.mark.parametrize("mode", ["linear", "exponential", "constant"])
-def test_warm_up_on_its_own_ends_at_the_base_rate_of_every_group_and_stays(mode: str) -> None:
+def test_warm_up_on_its_own_ends_at_the_base_learning_rate_of_every_group_and_stays(mode: str) -> None:
     optimizer = make_optimizer(0.1, 0.02)
     schedule = WarmUpLR(optimizer, 5, init_lr=1e-4, mode=mode)
     assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 1e-4]
@@ -147,11 +149,11 @@ def test_warm_up_leaves_the_rate_to_another_scheduler_afterwards() -> None:
 @pytest.mark.parametrize("kind", QUESTIONS["lr_scheduler_type"])
 @pytest.mark.parametrize("stop", [0, 1, 5, 10, 11, 30])
 def test_a_schedule_that_is_saved_and_loaded_goes_on_as_if_never_stopped(kind: str, stop: int) -> None:
-    settings = timeline(warm_up_mode="exponential", warm_up_epochs=1.5, patience=0, step_size=1)
+    settings = timeline(kind, warm_up_mode="exponential", warm_up_epochs=1.5, patience=0)
 
     def train(schedule_state: dict[str, object] | None, updates: range) -> tuple[list[float], dict[str, object]]:
         optimizer = make_optimizer(0.1)
-        schedule = build_schedule(kind, optimizer, settings)
+        schedule = build_schedule(optimizer, settings)
         if schedule_state:
             schedule.load_state_dict(schedule_state)
         found = []
@@ -171,7 +173,7 @@ def test_a_schedule_that_is_saved_and_loaded_goes_on_as_if_never_stopped(kind: s
 
 def test_annealing_never_rises_and_ends_at_its_minimum_for_any_number_of_epochs() -> None:
     for epochs in (1, 21, 36, 66, 100):
-        found = rates("annealing", timeline(epochs=epochs), [1.0] * epochs)
+        found = rates(timeline("annealing", epochs), [1.0] * epochs)
         assert all(later <= earlier for earlier, later in zip(found, found[1:], strict=False))
         assert found[-1] < 0.1 * (math.pi / 2 / (epochs * PER_EPOCH)) ** 2 * 1.01
 
@@ -180,7 +182,7 @@ def test_nothing_warns_on_the_installed_torch() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for kind in SCHEDULES:
-            rates(kind, timeline(warm_up_mode="linear", warm_up_epochs=1), [1.0] * EPOCHS)
+            rates(timeline(kind, warm_up_mode="linear", warm_up_epochs=1), [1.0] * EPOCHS)
 
 
 @pytest.mark.parametrize(
@@ -190,10 +192,10 @@ def test_nothing_warns_on_the_installed_torch() -> None:
         (lambda o: WarmUpLR(o, 5, init_lr=0.1), ["0.1", "below"]),
         (lambda o: WarmUpLR(o, 5, init_lr=0.0), ["above 0"]),
         (lambda o: WarmUpLR(o, -1), ["-1"]),
-        (lambda o: build_schedule("steps", o, timeline()), ["steps", "annealing, step, metric, loss, none"]),
-        (lambda o: build_schedule("step", o, timeline(step_size=0)), ["step_size 0"]),
+        (lambda o: build_schedule(o, timeline("steps")), ["steps", "annealing, step, metric, loss, none"]),
+        (lambda o: build_schedule(o, timeline("step", step_size=0)), ["step_size 0"]),
         (
-            lambda o: build_schedule("none", o, timeline(warm_up_mode="linear", warm_up_epochs=6)),
+            lambda o: build_schedule(o, timeline(warm_up_mode="linear", warm_up_epochs=6)),
             ["warm_up_epochs 6", "epochs 6"],
         ),
     ],
@@ -203,3 +205,34 @@ def test_bad_settings_are_refused_in_one_line(make, words: list[str]) -> None:  
         make(make_optimizer(0.1))
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words)
+
+
+# ---- base learning rates ----
+
+
+def test_change_lr_keeps_the_ratio_of_groups() -> None:
+    optimizer = make_optimizer(1e-3, 1e-4)
+    build_schedule(optimizer, timeline()).change_lr(0.01)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, pytest.approx(1e-3)]
+
+
+@pytest.mark.parametrize(("configured", "expected"), [(0.1, 0.03), (0.2, 0.2)])
+def test_base_learning_rates_are_those_of_the_config_and_what_change_lr_made_of_the_same(
+    configured: float, expected: float
+) -> None:
+    before = build_schedule(make_optimizer(0.1), timeline())
+    before.change_lr(0.03)
+    optimizer = make_optimizer(configured)
+    build_schedule(optimizer, timeline()).load_state_dict(before.state_dict())
+    assert optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["initial_lr"] == expected
+
+
+def test_a_run_that_becomes_longer_continues_on_the_longer_curve() -> None:
+    optimizer, longer = make_optimizer(0.1), make_optimizer(0.1)
+    schedule = build_schedule(optimizer, timeline("annealing"))
+    expected = build_schedule(longer, timeline("annealing", 2 * EPOCHS))
+    for update in (10, 11, 30):
+        schedule.step(update)
+        expected.step(update)
+    schedule.set_timeline(timeline("annealing", 2 * EPOCHS))
+    assert optimizer.param_groups[0]["lr"] == longer.param_groups[0]["lr"]

@@ -1,5 +1,6 @@
 """What makes runs fast and is easily lost: no wait for the device, no needless import, torch's fused kernels, Muon."""
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,12 +13,12 @@ import pytest
 import torch
 from conftest import SOURCE
 from engine import UserError
-from engine.devices import keep_freed_memory
-from engine.gradients import Gradients
-from engine.losses import EpochLosses
-from engine.muon import Muon, orthogonal
-from engine.optimizers import OPTIMIZERS, build_optimizers
-from test_trainer import Small, data
+from engine.nonfinite import NonFiniteWatch
+from engine.optim.gradients import Gradients
+from engine.optim.muon import Muon, orthogonalise
+from engine.optim.optimizers import OPTIMIZERS, build_optimizers
+from engine.runtime.shortcuts import flag_non_finite, keep_freed_memory
+from small import Small, data
 from torch import Tensor, nn
 from torch.autograd import profiler
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -49,7 +50,7 @@ def test_nothing_waits_for_the_device_between_log_points(precision: str, tmp_pat
 
 def settings(optimizer: str, weight_decay: float = 0.01) -> Any:
     """What build_optimizers reads."""
-    return SimpleNamespace(lr_per_part=lambda: [0.1], optimizer=optimizer, momentum=0.9, weight_decay=weight_decay)
+    return SimpleNamespace(lr=(0.1,), num_parts=1, optimizer=optimizer, momentum=0.9, weight_decay=weight_decay)
 
 
 def updated(optimizer: torch.optim.Optimizer, network: nn.Module) -> list[Tensor]:
@@ -117,7 +118,7 @@ def test_memory_that_tensors_gave_back_is_used_again_without_asking_the_system()
     script = """
 import torch
 from resource import RUSAGE_SELF, getrusage
-from engine.devices import keep_freed_memory
+from engine.runtime.shortcuts import keep_freed_memory
 keep_freed_memory(torch.device("cpu"))
 for _ in range(5):
     before = getrusage(RUSAGE_SELF).ru_minflt
@@ -150,7 +151,7 @@ def test_a_part_that_is_wholly_frozen_stays_as_it_is_while_the_others_learn(name
     trainer = Small(tmp_path, parts=2)
     frozen, learns = trainer.model_list
     frozen.requires_grad_(False)
-    both = SimpleNamespace(**vars(settings(name)) | {"lr_per_part": lambda: [0.1, 0.1]})
+    both = SimpleNamespace(**vars(settings(name)) | {"num_parts": 2})
     trainer.optimizer_list, trainer.lr_scheduler_list = build_optimizers(trainer.model_list, both), []
     trainer.check_init()
     before = [[parameter.clone() for parameter in part.parameters()] for part in (frozen, learns)]
@@ -164,9 +165,9 @@ def test_no_optimizer_of_ours_imports_torchs_compiler(name: str) -> None:
     script = f"""
 import sys, torch
 from types import SimpleNamespace
-from engine.optimizers import build_optimizers
+from engine.optim.optimizers import build_optimizers
 network = torch.nn.Conv2d(3, 4, 3)
-settings = SimpleNamespace(lr_per_part=lambda: [0.1], optimizer={name!r}, momentum=0.9, weight_decay=0.01)
+settings = SimpleNamespace(lr=(0.1,), num_parts=1, optimizer={name!r}, momentum=0.9, weight_decay=0.01)
 [optimizer] = build_optimizers([network], settings)
 network(torch.ones(1, 3, 3, 3)).sum().backward()
 optimizer.step()
@@ -181,18 +182,38 @@ def test_gradients_are_cleared_and_checked_together() -> None:
     [optimizer] = build_optimizers([network], settings("sgd"))
     gradients = Gradients([optimizer])
     network(torch.ones(1, 2)).sum().backward()
-    losses = EpochLosses()
-    for update in range(1, 251):  # more flags than are made at a time, and some that serve again
-        gradients.overflow(losses.flag(update, torch.device("cpu")))
+    watch = NonFiniteWatch()
+    for update in range(1, 251):  # more flags than are made at a time, and some that are used again
+        gradients.flag_non_finite(watch.flag(update, torch.device("cpu")))
         if update == 120:
-            losses.check()
+            watch.check([])
     network.weight.grad[0, 0] = float("inf")  # type: ignore[index]
-    gradients.overflow(losses.flag(251, torch.device("cpu")))
+    gradients.flag_non_finite(watch.flag(251, torch.device("cpu")))
     with pytest.raises(UserError, match="a gradient became inf or nan at update 251"):
-        losses.check()
-    gradients.clear()
-    gradients.overflow(flag := torch.zeros(()))
+        watch.check([])
+    gradients.zero()
+    gradients.flag_non_finite(flag := torch.zeros(()))
     assert network.weight.grad is None and flag == 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", [0, 2])
+def test_the_shortcut_that_looks_for_nan_and_inf_says_what_the_public_call_says(bad: float, where: int) -> None:
+    tensors = [torch.randn(3), torch.randn(2, 2), torch.randn(5)]
+    for spoilt in (False, True):
+        if spoilt:
+            tensors[where].view(-1)[1] = bad
+        before = [tensor.clone() for tensor in tensors]
+        flag_non_finite(tensors, flag := torch.zeros(()))
+        assert bool(flag) == spoilt == (not nn.utils.get_total_norm(tensors, float("inf")).isfinite())
+        assert all(torch.equal(a.nan_to_num(1), b.nan_to_num(1)) for a, b in zip(tensors, before, strict=True))
+
+
+def test_private_functions_are_called_in_one_file_alone() -> None:
+    private = re.compile(r"torch\.(?:\w+\.)*_[a-z]|import .*\b_[a-z]|ctypes|\._(?:is|amp|optimizer)_")
+    for path in (SOURCE / "engine").rglob("*.py"):
+        if path.name != "shortcuts.py":
+            assert not private.search(path.read_text("utf-8")), path
 
 
 # ---- Muon ----
@@ -202,7 +223,7 @@ def test_gradients_are_cleared_and_checked_together() -> None:
 def test_muon_makes_every_direction_of_an_update_equally_long(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     update = torch.randn(shape)
-    found = orthogonal(update)
+    found = orthogonalise(update)
     lengths = torch.linalg.svdvals(found.flatten(1).float())
     scale = max(1.0, shape[0] / update[0].numel()) ** 0.5
     assert found.shape == update.shape and found.dtype == update.dtype

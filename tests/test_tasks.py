@@ -9,12 +9,10 @@ from typing import Any
 import images
 import pytest
 import torch
+from classification import MacroF1
 from conftest import QUESTIONS, Render, modules_of
-from confusion import MacroF1
-from engine import UserError, checkpoint
-from engine.data import EpochBatches
-from features import describe_columns, encode
-from label_scores import F1, MeanAveragePrecision
+from engine import UserError, checkpoint, settings
+from engine.data.samplers import EpochSampler
 from PIL import ExifTags, Image
 from sklearn import metrics
 from tables import Table, read_table
@@ -36,10 +34,24 @@ def own(project: Path) -> Iterator[Any]:
         yield modules
 
 
+@pytest.fixture(scope="module")
+def of_labels(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The modules of a project of multilabel classification."""
+    with modules_of(render_into(tmp_path_factory.mktemp("labels"), task_type="multilabel_classification")) as modules:
+        return modules
+
+
+@pytest.fixture(scope="module")
+def of_tables(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The modules of a project of regression."""
+    with modules_of(render_into(tmp_path_factory.mktemp("tables"), task_type="regression")) as modules:
+        return modules
+
+
 @pytest.fixture
 def trainer(own: Any, tmp_path: Path) -> Any:
     """Its trainer after an epoch on synthetic data; the last batch of an evaluation is short."""
-    smoke = own.config.parse_config(["--smoke", *SMALL, "--warm_up_mode", "none"])
+    smoke = settings.parse(own.config.Config(), ["--smoke", *SMALL, "--warm_up_mode", "none"])
     trainer = own.task.Task(replace(smoke, batch_size=48))
     trainer.ckpt_dir = tmp_path
     trainer.check_init()
@@ -115,15 +127,15 @@ def test_macro_f1_equals_scikit_learn_with_absent_classes() -> None:
 
 @pytest.mark.filterwarnings("ignore:No positive class:UserWarning")
 @pytest.mark.parametrize("seed", range(5))
-def test_scores_of_labels_equal_scikit_learn_with_ties_and_a_label_that_never_occurs(seed: int) -> None:
+def test_scores_of_labels_equal_scikit_learn_with_ties_and_a_label_that_never_occurs(seed: int, of_labels: Any) -> None:
     generator = torch.Generator().manual_seed(seed)
     pred = torch.randint(-3, 4, (37, 4), generator=generator) / 2
     y = (torch.rand(37, 4, generator=generator) < torch.tensor([0.5, 0.1, 0.9, 0.0])).float()
     average_precision = metrics.average_precision_score(y, pred, average="macro")
     for score, expected in (
-        (MeanAveragePrecision(), average_precision),
-        (F1(micro=True), metrics.f1_score(y, pred > 0, average="micro")),
-        (F1(micro=False), metrics.f1_score(y, pred > 0, average="macro", zero_division=0)),
+        (of_labels.metrics.MeanAveragePrecision(), average_precision),
+        (of_labels.metrics.F1(micro=True), metrics.f1_score(y, pred > 0, average="micro")),
+        (of_labels.metrics.F1(micro=False), metrics.f1_score(y, pred > 0, average="macro", zero_division=0)),
     ):
         for part in torch.arange(37).split(10):
             score.update(pred[part], y[part])
@@ -149,18 +161,18 @@ def test_a_summary_of_every_part_is_shown(trainer: Any, capsys: pytest.CaptureFi
 
 def test_what_is_held_out_follows_from_the_seed_alone(own: Any) -> None:
     first, again, other = (
-        own.task.load_data(own.config.parse_config([*SMALL, "--seed", seed]))[0] for seed in ("3", "3", "4")
+        own.data.load_data(settings.parse(own.config.Config(), [*SMALL, "--seed", seed]))[0] for seed in ("3", "3", "4")
     )
-    assert torch.equal(first["val"].rows, again["val"].rows)
-    assert not torch.equal(first["val"].rows, other["val"].rows)
-    assert not set(first["val"].rows.tolist()) & set(first["train"].rows.tolist())
+    assert torch.equal(first["val"].indices, again["val"].indices)
+    assert not torch.equal(first["val"].indices, other["val"].indices)
+    assert not set(first["val"].indices.tolist()) & set(first["train"].indices.tolist())
 
 
 def test_weights_know_all_that_prediction_needs(own: Any, trainer: Any, tmp_path: Path) -> None:
     trainer.save_state(tmp_path / "best.pth", optim=False)
     meta = checkpoint.load(tmp_path / "best.pth")["meta"]
     assert meta == trainer.meta
-    parts = own.task.build_model_list(meta, 3)
+    parts = own.model.build_model_list(meta, 3)
     for part, trained in zip(parts, trainer.model_list, strict=True):
         part.load_state_dict(trained.state_dict())
 
@@ -169,7 +181,7 @@ def test_data_that_is_not_there_is_named(own: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(UserError, match=path.name) as caught:
-            own.task.load_data(own.config.Config(data=str(path)))
+            own.data.load_data(own.config.Config(data=str(path)))
         assert "\n" not in str(caught.value)
 
 
@@ -191,7 +203,7 @@ def test_predict_refuses_an_output_or_checkpoint_that_cannot_be(own: Any, traine
     for output in (given, tmp_path / "none" / "x.csv", best):
         with pytest.raises(UserError, match="--output"):
             own.predict.predict(own.predict.Arguments((best,), best, output))
-    with pytest.raises(UserError, match="nothing to predict on" if hasattr(own, "images") else "cannot be read"):
+    with pytest.raises(UserError, match="nothing to predict for" if hasattr(own, "images") else "cannot be read"):
         own.predict.predict(own.predict.Arguments((given,), best, tmp_path / "x.csv"))
     checkpoint.save({**checkpoint.load(best), "task_type": "other"}, best)
     with pytest.raises(UserError, match=f"is of the task 'other' and this is '{own.config.Config.task_type}'"):
@@ -201,8 +213,8 @@ def test_predict_refuses_an_output_or_checkpoint_that_cannot_be(own: Any, traine
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 16])
 @pytest.mark.parametrize("samples", range(1, 18))
 def test_every_sample_is_in_one_batch_and_none_is_alone(samples: int, batch_size: int) -> None:
-    batches = list(EpochBatches(samples, batch_size, seed=0))
-    assert len(batches) == len(EpochBatches(samples, batch_size, seed=0))
+    batches = list(EpochSampler(samples, batch_size, seed=0))
+    assert len(batches) == len(EpochSampler(samples, batch_size, seed=0))
     assert sorted(sum(batches, [])) == list(range(samples))
     assert max(map(len, batches)) <= max(batch_size, 3 if batch_size == 2 else 0)
     assert samples == 1 or batch_size == 1 or min(map(len, batches)) > 1
@@ -286,16 +298,16 @@ def test_a_column_name_that_is_there_twice_is_refused_where_it_is_asked_for(tmp_
         ([str(number) for number in range(30)] + ["12a"], "'12a' where other rows have numbers"),
     ],
 )
-def test_numbers_that_cannot_be_read_do_not_become_texts(cells: list[str], words: str) -> None:
+def test_numbers_that_cannot_be_read_do_not_become_texts(cells: list[str], words: str, of_tables: Any) -> None:
     table = Table(Path("t.csv"), ["a", "y"], [[cell, "1"] for cell in cells], list(range(2, len(cells) + 2)))
     with pytest.raises(UserError, match=words):
-        describe_columns(table, "y", range(len(cells)))
+        of_tables.data.describe_columns(table, "y", range(len(cells)))
 
 
-def test_features_are_standardised_imputed_and_marked_by_the_training_rows() -> None:
+def test_features_are_standardised_imputed_and_marked_by_the_training_rows(of_tables: Any) -> None:
     rows = [["1", "x", "y"], ["3", "z", "y"], ["", "x", "y"], ["100", "new", "y"]]
     table = Table(Path("t.csv"), ["a", "b", "y"], rows, [2, 3, 4, 5])
-    features = encode(table, describe_columns(table, "y", [0, 1, 2]))
+    features = of_tables.data.encode(table, of_tables.data.describe_columns(table, "y", [0, 1, 2]))
     assert features.tolist() == [[-1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [98, 0, 0, 0, 1]]
 
 

@@ -10,73 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 import torch
+from classification import MacroF1, draw_confusion
 from conftest import Render
-from confusion import MacroF1, draw_confusion
-from engine import UserError, checkpoint, records
-from engine.figures import new_figure, rendered
-from engine.gradients import Gradients
+from crops import draw_images
+from engine import UserError, checkpoint
 from engine.metrics import SampleMeans
+from engine.monitor import console, figures
+from engine.monitor.figures import new_figure
+from engine.monitor.tensorboard import open_writer
 from engine.network import merge_stages
+from engine.optim.gradients import Gradients
 from engine.trainer import Trainer
-from grids import draw_grid
 from PIL import Image
 from sklearn.metrics import f1_score
+from small import Small, SmallConfig, data, network, read_scalars, record, same, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, TensorDataset
-
-
-def data(samples: int = 20, batch_size: int = 8, seed: int = 0, shuffle: bool = False) -> DataLoader[Any]:
-    """Batches of x (B, 4) and y (B,), where y says whether the sum of x is positive."""
-    x = torch.randn(samples, 4, generator=torch.Generator().manual_seed(seed))
-    return DataLoader(TensorDataset(x, (x.sum(1) > 0).long()), batch_size, shuffle=shuffle)
-
-
-def network(parts: int = 1) -> list[nn.Module]:
-    """A small chain with dropout and batch normalisation, the same at every call."""
-    torch.manual_seed(0)
-    stages: list[nn.Module] = [nn.Linear(4, 8), nn.Sequential(nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5))]
-    stages.append(nn.Linear(8, 2))
-    return [nn.Sequential(*stages[: 4 - parts]), *stages[4 - parts :]]
-
-
-class Small(Trainer):
-    """A complete trainer in a temporary folder."""
-
-    def __init__(self, folder: Path, parts: int = 1, **settings: Any) -> None:
-        super().__init__()
-        self.device = torch.device("cpu")
-        self.ckpt_dir = folder
-        self.model_list = network(parts)
-        self.optimizer_list = [SGD(model.parameters(), 0.1) for model in self.model_list]
-        self.train_loader, self.eval_loader = data(shuffle=True), data(seed=1)
-        self.key_metric, self.key_mode = "acc", "max"
-        for name, value in settings.items():
-            assert hasattr(self, name), name
-            setattr(self, name, value)
-        self.check_init()
-
-    def metric(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
-        return {"acc": (pred.argmax(1) == y).float().mean()}
-
-
-def weights(trainer: Trainer) -> dict[str, Tensor]:
-    """A copy of all parameters and buffers."""
-    return {
-        f"{part}.{name}": value.clone()
-        for part, model in enumerate(trainer.model_list)
-        for name, value in model.state_dict().items()
-    }
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether all values are equal to the last bit."""
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
 
 # ---- evaluation ----
 
@@ -110,15 +63,62 @@ def test_evaluation_runs_the_network_once_per_batch(tmp_path: Path) -> None:
     assert calls == [8, 8, 4]
 
 
-def test_forward_is_never_taken_for_that_of_another_input(tmp_path: Path) -> None:
+def test_scores_of_two_forward_passes_are_of_two_outputs(tmp_path: Path) -> None:
     class TwoViews(Small):
         def eval_scores_per_batch(self, batch: Any) -> dict[str, Tensor]:
             x, _ = batch
-            # Each temporary input is gone before the next one is made, which may then get its id.
             return {"acc": (self.forward(x * 1) - self.forward(x * 2)).abs().mean()}
 
     trainer = TwoViews(tmp_path)
-    assert trainer.evaluate(trainer.eval_loader)["acc"] > 1e-3
+    scores = trainer.evaluate(trainer.eval_loader)
+    assert scores["acc"] > 1e-3
+    assert scores["loss"] == pytest.approx(Small(tmp_path).evaluate(trainer.eval_loader)["loss"])  # of loss_per_batch
+
+
+class OwnLoss(Small):
+    """Whose loss needs the whole batch."""
+
+    def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
+        x, y = batch
+        return {"loss": 2 * nn.functional.cross_entropy(self.forward(x), y)}
+
+
+def test_a_loss_of_ones_own_is_evaluated_beside_the_scores(tmp_path: Path) -> None:
+    trainer, plain = OwnLoss(tmp_path, dataset_metrics={"f1": MacroF1(2)}), Small(tmp_path)
+    scores, expected = trainer.evaluate(trainer.eval_loader), plain.evaluate(plain.eval_loader)
+    assert scores["loss"] == pytest.approx(2 * expected["loss"]) and scores["acc"] == expected["acc"]
+    assert scores.keys() == {"loss", "acc", "f1"}
+
+
+class Autoencoder(Trainer):
+    """Batches are x (B, 4) alone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(SmallConfig(epochs=3))
+        self.ckpt_dir = folder
+        self.model_list = [nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4))]
+        self.optimizer_list = [Adam(self.model_list[0].parameters(), 0.01)]
+        self.train_loader = self.eval_loader = torch.randn(40, 4).split(8)
+
+    def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
+        return {"loss": nn.functional.mse_loss(self.forward(batch), batch)}
+
+
+def test_an_autoencoder_needs_no_more_than_its_loss(tmp_path: Path) -> None:
+    trainer = Autoencoder(tmp_path)
+    before = trainer.evaluate(trainer.eval_loader)
+    trainer.fit(3)
+    assert trainer.evaluate(trainer.eval_loader)["loss"] < before["loss"] and before.keys() == {"loss"}
+    assert trainer.best_epoch == 3
+
+
+def test_a_batch_that_is_no_pair_is_refused_with_what_to_override(tmp_path: Path) -> None:
+    trainer = Small(tmp_path, train_loader=list(torch.randn(16, 4).split(8)))
+    with pytest.raises(UserError, match=r"a batch is a Tensor, not a pair \(x, y\); override loss_per_batch"):
+        trainer.train_loop()
+    trainer = Small(tmp_path, train_loader=[(torch.randn(8, 4), torch.zeros(8), torch.zeros(8))])
+    with pytest.raises(UserError, match=r"a batch is a tuple of 3, not a pair"):
+        trainer.train_loop()
 
 
 @pytest.mark.parametrize("samples", range(1, 18))
@@ -126,7 +126,7 @@ def test_forward_is_never_taken_for_that_of_another_input(tmp_path: Path) -> Non
 def test_losses_and_scores_are_means_over_samples(samples: int, batch_size: int, tmp_path: Path) -> None:
     trainer = Small(tmp_path, parts=1)
     loader = data(samples, batch_size)
-    trainer.set_metrics = {"f1": MacroF1(2)}
+    trainer.dataset_metrics = {"f1": MacroF1(2)}
     scores = trainer.evaluate(loader)
 
     x, y = loader.dataset.tensors  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ def test_a_perfect_model_has_an_accuracy_of_one_on_a_short_last_batch(tmp_path: 
 def test_a_torchmetrics_metric_is_a_score_of_the_whole_set(tmp_path: Path) -> None:
     from torchmetrics.classification import MulticlassF1Score
 
-    trainer = Small(tmp_path, set_metrics={"own": MacroF1(2), "theirs": MulticlassF1Score(2, average="macro")})
+    trainer = Small(tmp_path, dataset_metrics={"own": MacroF1(2), "theirs": MulticlassF1Score(2, average="macro")})
     for _ in range(2):  # the second evaluation must not remember the first
         scores = trainer.evaluate(trainer.eval_loader)
         assert scores["own"] == pytest.approx(scores["theirs"], abs=1e-6)
@@ -307,6 +307,93 @@ def test_change_lr_reaches_every_group_of_every_optimizer_and_lasts(tmp_path: Pa
         trainer.change_lr([0.1, 0.2])
 
 
+# ---- another update ----
+
+
+class Gan(Trainer):
+    """A generator of points (B, 2) and a discriminator, updated in turn; the data lies around (2, -1)."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        defaults: dict[str, Any] = {"lr_scheduler_type": "none", "epochs": 6}
+        super().__init__(SmallConfig(**defaults | settings))
+        self.ckpt_dir = folder
+        generator = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
+        discriminator = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+        self.model_list = [generator, discriminator]
+        self.optimizer_list = [Adam(model.parameters(), 0.01, betas=(0.5, 0.9)) for model in self.model_list]
+        points = 0.2 * torch.randn(160, 2) + torch.tensor([2.0, -1.0])
+        self.train_loader = DataLoader(TensorDataset(points), 8, shuffle=True)
+        self.eval_loader = DataLoader(TensorDataset(points), 80)
+        self.key_metric, self.key_mode = "distance", "min"
+
+    def train_step(self, batch: Any) -> dict[str, Tensor]:
+        [real], (generator, discriminator) = batch, self.model_list
+        generator_optimizer, discriminator_optimizer = self.optimizer_list
+        loss = nn.functional.binary_cross_entropy_with_logits
+        with self.autocast():
+            fake = generator(torch.randn_like(real))
+            on_real, on_fake = discriminator(real), discriminator(fake.detach())
+            d_loss = loss(on_real, torch.ones_like(on_real)) + loss(on_fake, torch.zeros_like(on_fake))
+        self.minimize(d_loss, discriminator_optimizer)
+        with self.autocast():
+            on_fake = discriminator(fake)
+            g_loss = loss(on_fake, torch.ones_like(on_fake))
+        self.minimize(g_loss, generator_optimizer)
+        return {"loss": g_loss, "d_loss": d_loss}
+
+    def eval_scores_per_batch(self, batch: Any) -> dict[str, Tensor]:
+        [real] = batch
+        fake = self.model_list[0](torch.randn_like(real))
+        distance = (fake.mean(0) - real.mean(0)).norm()
+        return {"loss": distance, "distance": distance}
+
+
+def test_a_gan_learns_by_one_step_of_each_optimizer_per_update(tmp_path: Path) -> None:
+    trainer = Gan(tmp_path, epochs=10)
+    before = trainer.evaluate(trainer.eval_loader)["distance"]
+    trainer.fit(10)
+    assert trainer.best_metric["distance"] < 0.5 * before
+    for optimizer in trainer.optimizer_list:
+        assert {int(state["step"]) for state in optimizer.state.values()} == {trainer.global_step} == {200}
+    assert trainer.train_means.keys() == {"loss", "d_loss"}
+
+
+@pytest.mark.parametrize("save_per_steps", [0, 7])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gan_that_resumes_ends_like_one_that_never_stopped(
+    precision: str, save_per_steps: int, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"epochs": 3, "save_per_steps": save_per_steps, "keep_last": 0, "precision": precision}
+    whole = Gan(tmp_path / "whole", **settings)
+    whole.fit(3)
+    for state in checkpoint.states_in(tmp_path / "whole")[1:]:
+        resumed = Gan(tmp_path / "resumed", **settings)
+        resumed.check_init()
+        resumed.load_state(state)
+        resumed.fit(3)
+        assert same(weights(resumed), weights(whole)), state
+        assert resumed.best_metric == whole.best_metric
+
+
+def test_the_updates_of_a_gan_are_clipped_and_watched(tmp_path: Path) -> None:
+    trainer = Gan(tmp_path / "clipped", clip_grad=1e-6, log_per_step=1)
+    trainer.check_init()
+    trainer.train_loop()
+    norm = nn.utils.get_total_norm([p.grad for p in trainer.model_list[0].parameters() if p.grad is not None])
+    assert norm.item() == pytest.approx(1e-6, rel=1e-3)
+    trainer = Gan(tmp_path / "bad", log_per_step=1)
+    trainer.check_init()
+    [first, *_] = trainer.model_list[1].parameters()
+    first.register_hook(lambda gradient: gradient * (math.nan if trainer.global_step == 4 else 1))
+    with pytest.raises(UserError, match="became nan at update 5"):
+        trainer.train_loop()
+
+
+def test_batches_are_not_accumulated_for_an_update_of_ones_own(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="accumulate is 2, but Gan has a train_step of its own"):
+        Gan(tmp_path, accumulate=2).check_init()
+
+
 # ---- the best epoch ----
 
 
@@ -315,10 +402,10 @@ class Scripted(Small):
 
     def __init__(self, folder: Path, scores: list[float], **settings: Any) -> None:
         self.scores = iter(scores)
-        super().__init__(folder, **settings)
+        super().__init__(folder, **{"key_metric": "key", **settings})
 
     def evaluate(self, loader: Any) -> dict[str, float]:
-        return {"loss": 1.0, "acc": next(self.scores)}
+        return {"loss": 1.0, "key": next(self.scores)}
 
 
 @pytest.mark.parametrize(
@@ -337,7 +424,7 @@ def test_ties_keep_the_earlier_epoch_and_nan_is_never_best(
     trainer = Scripted(tmp_path, scores, key_mode=mode, epochs=4)
     trainer.fit(4)
     assert trainer.best_epoch == checkpoint.load(tmp_path / "best.pth")["epoch"] == best
-    assert trainer.best_metric == {"loss": 1.0, "acc": scores[best - 1]}
+    assert trainer.best_metric == {"loss": 1.0, "key": scores[best - 1]}
 
 
 def test_the_best_value_of_every_score_is_kept_apart_from_the_best_epoch(
@@ -345,13 +432,18 @@ def test_the_best_value_of_every_score_is_kept_apart_from_the_best_epoch(
 ) -> None:
     class Two(Scripted):
         def evaluate(self, loader: Any) -> dict[str, float]:
-            acc = next(self.scores)
-            return {"loss": acc, "acc": acc, "mae": acc}
+            value = next(self.scores)
+            return dict.fromkeys(("loss", "key", "mae", "kl", "train_acc", "distance", "score"), value)
 
-    trainer = Two(tmp_path, [0.3, 0.9, 0.5], score_modes={"mae": "min"}, epochs=3)
+        def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
+            extra = {"kl": torch.ones(()), "train_acc": torch.ones(())}  # a loss and a score, both recorded in training
+            return super().loss(pred, y) | extra
+
+    trainer = Two(tmp_path, [0.3, 0.9, 0.5], score_modes={"distance": "min"}, epochs=3)
     trainer.fit(3)
-    assert trainer.best_metric == {"loss": 0.9, "acc": 0.9, "mae": 0.9}
-    assert trainer.best_values == {"loss": 0.3, "acc": 0.9, "mae": 0.3}
+    assert set(trainer.best_metric.values()) == {0.9}
+    higher, lower = {"key", "train_acc", "score"}, {"loss", "mae", "kl", "distance"}
+    assert trainer.best_values == dict.fromkeys(higher, 0.9) | dict.fromkeys(lower, 0.3)
     trainer.print_best_metrics()
     assert "best epoch 2" in capsys.readouterr().out
 
@@ -378,6 +470,20 @@ def test_resuming_equals_never_stopping(kind: str, mode: str, parts: int, tmp_pa
         assert same(weights(resumed), weights(whole))
         assert resumed.best_metric == whole.best_metric and resumed.best_epoch == whole.best_epoch
         assert [s.state_dict() for s in resumed.lr_scheduler_list] == [s.state_dict() for s in whole.lr_scheduler_list]
+
+
+def test_resuming_takes_base_learning_rates_from_the_config_and_leaves_the_state_as_it_is(tmp_path: Path) -> None:
+    def trainer(lr: float) -> Small:
+        models = network()
+        return Small(tmp_path, model_list=models, optimizer_list=[SGD(models[0].parameters(), lr)], epochs=4)
+
+    first = trainer(0.1)
+    first.fit(2)
+    state = (tmp_path / "epoch2.pth").read_bytes()
+    resumed = trainer(0.03)
+    resumed.load_state(tmp_path / "epoch2.pth")
+    assert resumed.optimizer_list[0].param_groups[0]["lr"] == pytest.approx(0.015)  # in the middle of the cosine
+    assert (tmp_path / "epoch2.pth").read_bytes() == state
 
 
 def test_more_epochs_than_at_first_continue_on_the_longer_curve(tmp_path: Path) -> None:
@@ -428,26 +534,10 @@ def test_file_names_are_legal_on_windows(tmp_path: Path) -> None:
     trainer = Small(tmp_path)
     trainer.fit(1)
     assert not set('<>:"|?*\\') & set("".join(path.name for path in tmp_path.rglob("*")))
-    assert not set('<>:"|?*\\') & set(Trainer().ckpt_dir.as_posix())
+    assert not set('<>:"|?*\\') & set(Trainer(SmallConfig()).ckpt_dir.as_posix())
 
 
 # ---- records ----
-
-
-def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every scalar in the TensorBoard files of a folder, by tag: (step, value)."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def record(trainer: Trainer, folder: Path, epochs: int) -> dict[str, list[tuple[int, float]]]:
-    """Trains with TensorBoard on and returns what it recorded."""
-    from engine.records import open_writer
-
-    with open_writer(folder, trainer.global_step + 1) as trainer.writer:
-        trainer.fit(epochs)
-    return read_scalars(folder)
 
 
 def test_tensorboard_has_every_loss_and_score_and_a_learning_rate_per_part(tmp_path: Path) -> None:
@@ -484,13 +574,13 @@ def test_the_norm_of_sparse_gradients_is_that_of_their_values() -> None:
     layer = nn.Embedding(10, 4, sparse=True)
     layer(torch.tensor([1, 2, 2])).sum().backward()
     optimizer = SGD(layer.parameters(), 0.1)
-    norm = Gradients([optimizer]).clip([optimizer], torch.amp.GradScaler("cpu", enabled=False), 0)
+    norm = Gradients([optimizer]).clip(torch.amp.GradScaler("cpu", enabled=False), 0)
     assert norm.item() == pytest.approx(math.sqrt(4 * 1 + 4 * 4))
 
 
 def test_the_speed_counts_each_sample_once_and_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(records.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
 
     class Timed(Small):
         def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
@@ -506,9 +596,9 @@ def test_the_table_of_runs_has_the_settings_and_the_final_scores(tmp_path: Path)
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     trainer = Small(tmp_path, epochs=1)
-    with records.open_writer(tmp_path / "runs") as trainer.writer:
+    with open_writer(tmp_path / "runs") as trainer.writer:
         trainer.fit(1)
-        records.record_result(trainer, {"lr": (0.1, 0.2), "epochs": 1, "compile": False}, {"acc": 0.25})
+        trainer.record_result({"lr": (0.1, 0.2), "epochs": 1, "compile": False}, {"acc": 0.25})
     events = EventAccumulator(str(tmp_path / "runs")).Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     settings = HParamsPluginData.FromString(content).session_start_info.hparams
@@ -540,7 +630,7 @@ def test_predictions_are_drawn_when_they_are_wanted(
     pictures: str, steps: dict[str, list[int]], files: set[str], tmp_path: Path
 ) -> None:
     trainer = Drawn(tmp_path, pictures=pictures, epochs=2, test_loader=data(seed=2))
-    with records.open_writer(tmp_path / "runs") as trainer.writer:
+    with open_writer(tmp_path / "runs") as trainer.writer:
         trainer.fit(2)
         trainer.test()
     events = EventAccumulator(str(tmp_path / "runs")).Reload()
@@ -586,15 +676,15 @@ def test_a_mistake_in_a_drawing_costs_no_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["$a_$", "cost_$_per_$m^2", "less than $5", "\u732b\u72d7", "x" * 300, r"\frac{"])
 def test_names_of_any_kind_can_be_drawn(name: str) -> None:
-    figure = draw_grid(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [name], [False])
+    figure = draw_images(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [name], [False])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert numpy.asarray(rendered(figure)).shape == (800, 800, 4)
-        rendered(draw_confusion(torch.eye(2, dtype=torch.long), [name, "b"]))
+        assert figures.render(figure).shape == (800, 800, 4)
+        figures.render(draw_confusion(torch.eye(2, dtype=torch.long), [name, "b"]))
 
 
 def test_a_backend_that_is_not_installed_is_not_asked_for(render: Render, tmp_path: Path) -> None:
-    code = "from engine.figures import new_figure, rendered; rendered(new_figure()[0])"
+    code = "from engine.monitor.figures import new_figure, render; render(new_figure()[0])"
     environment = os.environ | {"MPLBACKEND": "module://not.installed", "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, "-c", code], cwd=render(), env=environment, check=True)
 
@@ -709,11 +799,12 @@ def test_print_helpers_name_what_they_print(tmp_path: Path, capsys: pytest.Captu
         ({"model_list": []}, "model_list is empty"),
         ({"train_loader": []}, "train_loader is empty"),
         ({"eval_loader": iter([1])}, "eval_loader is empty or has no length"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"accumulate": 0}, "accumulate is 0"),
-        ({"log_per_step": 0}, "log_per_step is 0"),
-        ({"clip_grad": -1.0}, "clip_grad is -1.0"),
+        ({"epochs": 0}, "--epochs 0 must be above 0"),
+        ({"accumulate": 0}, "--accumulate 0 must be above 0"),
+        ({"log_per_step": 0}, "--log_per_step 0 must be above 0"),
+        ({"clip_grad": -1.0}, "--clip_grad -1.0 must be 0 or more"),
         ({"key_mode": "best"}, "key_mode 'best' is unknown"),
+        ({"key_metric": "acc_top5", "key_mode": "min"}, "with key_mode 'min' would keep the worst epoch"),
         ({"strategy": "dp"}, "strategy 'dp' is unknown; choose one of ddp, fsdp"),
         ({"precision": "int8"}, "precision 'int8' is unknown"),
         ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type 'cosine' is unknown"),
@@ -754,8 +845,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_
     ],
 )
 def test_a_loss_that_cannot_be_minimised_is_refused(returned: dict[str, Tensor], words: str, tmp_path: Path) -> None:
-    trainer = Small(tmp_path)
-    trainer.loss_per_batch = lambda batch: returned  # type: ignore[method-assign]
+    class Returns(Small):
+        def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
+            return returned
+
+    trainer = Returns(tmp_path)
     with pytest.raises(UserError, match=words):
         trainer.train_loop()
 

@@ -1,28 +1,94 @@
-"""Predicts with trained weights: `python predict.py --checkpoint check_point/.../best.pth INPUT...`."""
+"""Predicts with trained weights: `python predict.py --checkpoint check_point/.../best.pth INPUT...`.
+
+From Python: `from predict import load`, then `load("best.pth").predict(["input"])`.
+"""
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from config import Config
-from engine import UserError, command_line
+from engine.runtime.command_line import command_line
+from engine.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.trainer import Trainer
+
+Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Prints a table of predictions and writes it as CSV."""
 
-    inputs: tyro.conf.Positional[tuple[Path, ...]]  # what to predict on: see read_inputs in task.py
+    inputs: tyro.conf.Positional[tuple[Path, ...]]  # what to predict for: see read_inputs in data.py
     checkpoint: Path  # best.pth or epoch<N>.pth of a run
-    output: Path = Path("predictions.csv")  # where the table is written; other files that to_rows makes go beside it
+    output: Path = Path("predictions.csv")  # where the table is written; other files of to_rows go beside it
     batch_size: int = 32  # inputs per batch
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
 
 
+class Predictor:
+    """A trained network with what it needs to read inputs and to name predictions; `load` makes it.
+
+    Args:
+        task: a task with weights, which needs no data.
+        meta: what `load_data` returned when it was trained.
+    """
+
+    def __init__(self, task: "Trainer", meta: dict[str, Any]) -> None:
+        self.task = task
+        self.meta = meta
+
+    def __call__(self, x: Any) -> Any:
+        """The network's output for a batch of inputs, as tensors of the shapes that task.py names."""
+        return self.task.inference(x)
+
+    def predict(self, inputs: Sequence[str | Path], output: str | Path = "predictions.csv") -> Rows:
+        """A row for each input, as the command prints them; other files, as masks, go beside `output`."""
+        return [row for rows in self.batches([Path(path) for path in inputs], Path(output), 32) for row in rows]
+
+    def batches(self, inputs: Sequence[Path], output: Path, batch_size: int) -> Iterator[Rows]:
+        """The same, batch by batch."""
+        from data import read_inputs
+        from task import to_rows
+
+        for names, batch in read_inputs(inputs, self.meta, batch_size):
+            yield to_rows(names, self(batch), self.meta, output)
+
+
+def load(path: str | Path, device: str = "auto") -> Predictor:
+    """Loads trained weights, without data.
+
+    Args:
+        path: best.pth or epoch<N>.pth of a run.
+        device: auto, cpu, cuda, cuda:1, mps.
+
+    Raises:
+        UserError: a file that is damaged, of another task, or of another version of model.py.
+    """
+    from engine import checkpoint
+    from engine.checkpoint.state import check_task, num_parts
+    from model import build_model_list
+    from task import Task
+
+    state = checkpoint.load(path)
+    check_task(state, Config.task_type, path)
+    task, meta = Task.without_data(replace(Config(), device=device, precision="fp32")), state["meta"]
+    try:
+        task.model_list = build_model_list(meta, num_parts(state))
+    except KeyError as missing:
+        raise UserError(f"{path} lacks {missing}: another version of model.py wrote it") from missing
+    task.load_state(path, optim=False)
+    return Predictor(task, meta)
+
+
 def predict(arguments: Arguments) -> None:
-    """Reads the weights, then inputs batch by batch, and writes a row for each.
+    """Loads the weights, reads inputs batch by batch, and writes a row for each.
 
     Raises:
         UserError: a flag or a checkpoint that cannot be used, or an input that cannot be read.
@@ -33,39 +99,23 @@ def predict(arguments: Arguments) -> None:
         raise UserError(f"--output {arguments.output} must be a file in a folder that exists")
     if any(path.exists() and path.resolve() == arguments.output.resolve() for path in arguments.inputs):
         raise UserError(f"--output {arguments.output} is one of the inputs; give it another name")
-    from engine import checkpoint
-    from engine.devices import pick_device
-    from engine.report import print_table
-    from engine.state import check_task, num_parts
-    from engine.trainer import Trainer
-    from task import build_model_list, read_inputs, to_rows
-
-    state = checkpoint.load(arguments.checkpoint)
-    check_task(state, Config.task_type, arguments.checkpoint)
-    meta, trainer = state["meta"], Trainer()
-    trainer.task_type = Config.task_type
-    trainer.device = pick_device(arguments.device)
-    try:
-        trainer.model_list = build_model_list(meta, num_parts(state))
-    except KeyError as missing:
-        raise UserError(f"{arguments.checkpoint} lacks {missing}: another version of task.py wrote it") from missing
-    trainer.load_state(arguments.checkpoint, optim=False)
+    predictor = load(arguments.checkpoint, arguments.device)
+    from engine.monitor.console import print_table
 
     arguments.output.unlink(missing_ok=True)
     written = 0
-    for names, batch in read_inputs(arguments.inputs, meta, arguments.batch_size):
-        rows = to_rows(names, trainer.inference(batch), meta, arguments.output)
-        # Batch by batch: where an input cannot be read, the batches before it are in the file.
+    for rows in predictor.batches(arguments.inputs, arguments.output, arguments.batch_size):
+        # Batch by batch: if an input cannot be read, the predictions before it are in the file.
         write_table(rows, arguments.output, new=not written)
         print_table(rows, header=not written)
         written += len(rows)
     if not written:
-        raise UserError(f"nothing to predict on in {', '.join(map(str, arguments.inputs))}")
+        raise UserError(f"nothing to predict for in {', '.join(map(str, arguments.inputs))}")
     print(f"{written} predictions are in {arguments.output}")
 
 
-def write_table(rows: list[dict[str, str]], path: Path, new: bool) -> None:
-    """Writes rows into a new CSV file, below a header, or adds them to it."""
+def write_table(rows: Rows, path: Path, new: bool) -> None:
+    """Writes rows to a new CSV file, below a header, or appends them."""
     with path.open("w" if new else "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         if new:

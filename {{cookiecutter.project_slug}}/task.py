@@ -1,1 +1,1 @@
-{% include "parts/task" -%}
+{% include "tasks/" ~ cookiecutter.task_type ~ "/task.py" -%}

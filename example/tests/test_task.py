@@ -1,4 +1,4 @@
-"""What this project promises of images: any size can be predicted, and a bad file is named."""
+"""What this project promises of images: images of any size are predicted, and a bad file is named."""
 
 from pathlib import Path
 
@@ -7,11 +7,19 @@ import torch
 from PIL import Image
 
 import predict
-from backbones import of_torchvision
+from backbones import from_torchvision
 from config import Config
+from data import load_data
 from engine import UserError
-from task import Task, load_data
+from task import Task
 from test_project import run
+
+
+def write_images(root: Path, *names: str) -> None:
+    """A small image in each of these files."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / name)
 
 
 def test_trained_weights_predict_images_of_any_size(tmp_path: Path) -> None:
@@ -25,18 +33,11 @@ def test_trained_weights_predict_images_of_any_size(tmp_path: Path) -> None:
     assert [Path(row.split(",")[0]).name for row in rows] == ["wide.png", "tall.jpg"]
 
 
-def write_images(root: Path, *names: str) -> None:
-    """A small image in each of these files."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(root / name)
-
-
 def test_a_folder_of_class_folders_is_enough(tmp_path: Path) -> None:
     write_images(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
-    data, meta = load_data(Config(data=str(tmp_path)))
+    splits, meta = load_data(Config(data=str(tmp_path)))
     assert meta["classes"] == ["cat", "dog"]
-    assert {name: len(images) for name, images in data.items()} == {"train": 2, "val": 2}
+    assert {name: len(images) for name, images in splits.items()} == {"train": 2, "val": 2}
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_torchvision_backbone_computes_what_torchvision_does(name: str) -> Non
     torch.manual_seed(0)
     whole = get_model(name).eval()
     torch.manual_seed(0)
-    stem, body, features = of_torchvision(name, pretrained=False)
+    stem, body, features = from_torchvision(name, pretrained=False)
     last = list(whole.modules())[-1]
     chain = torch.nn.Sequential(*stem, *body, last).eval()
     x = torch.rand(2, 3, 64, 64)

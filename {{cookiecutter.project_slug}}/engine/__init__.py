@@ -1,61 +1,25 @@
-"""The engine: trainer, schedules, checkpoints, logger, data loading. It knows nothing of the task."""
+"""The engine: trains, saves, resumes and reports. It imports nothing of the task, and is the same in every project.
 
-import os
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import NoReturn
+What tasks and scripts import, and where it is explained:
 
+    trainer.Trainer                         the class that a task subclasses: the loop, evaluation, checkpoints
+    schedulers.WarmUpLR, Schedule           learning-rate schedules; a new one is one formula
+    logger.Logger                           copies what is printed to log.txt
+    metrics.DatasetMetric                   metrics over a whole data set, as torchmetrics has them
+    network.merge_stages, Fp32Linear        the parts of a network
+    optim.optimizers.build_optimizers       an optimizer for each part, by name
+    data.splits.Split, make_splits          data set splits, with a held-out validation set
+    data.loaders.make_loaders, Loader       loaders of whole batches
+    monitor.figures.new_figure, caption     figures for `draw`
+    runtime.errors.UserError                a mistake that the person can correct: one line, no traceback
+    runtime.seeding.epoch_generator         random numbers that depend on (seed, epoch) alone
+    settings.Positive, MayChange, ...       the types of fields in config.py
 
-class UserError(ValueError):
-    """A mistake that the person can put right. On the command line it becomes one line, without a traceback."""
+Elsewhere: nonfinite.py notices NaN and inf; checkpoint/ has the files of a run; distributed/ the processes that train
+together; monitor/ the console and TensorBoard; runtime/ devices, signals and files. Imports go one way: runtime, then
+distributed, then data, optim and metrics, then checkpoint and monitor, then trainer.
+"""
 
-    def __str__(self) -> str:
-        # A process that loads data hands an error on with its traceback around it: the message is the last line.
-        return super().__str__().strip().splitlines()[-1].removeprefix("engine.UserError: ")
+from .runtime.errors import UserError
 
-
-def command_line(main: Callable[[list[str]], None]) -> None:
-    """Runs a script's `main`; a UserError or a wrong flag (status 1) or Ctrl-C (status 130) ends it with a message."""
-    for stream in (sys.stdout, sys.stderr):  # a name that the console cannot show ends nothing
-        getattr(stream, "reconfigure", dict)(errors="backslashreplace")
-    if os.environ.get("NO_COLOR"):
-        os.environ["TERM"] = "dumb"  # which is all that tyro knows of
-    status: int | str | None = 0
-    one_of_several = "RANK" in os.environ  # started by torchrun
-    try:
-        main(sys.argv[1:])
-        print(end="", flush=True)
-    except UserError as error:
-        status = f"error: {error}"
-    except SystemExit as stop:
-        status = 1 if stop.code == 2 else stop.code  # 2 is what tyro gives for a wrong flag
-    except KeyboardInterrupt:
-        print("stopped; a run goes on from its last saved state with --resume auto", file=sys.stderr)
-        status = 130
-    except BrokenPipeError:  # as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail with it at its end
-        status = "stopped: what it prints is no longer read"
-    except Exception as error:
-        if not one_of_several:
-            raise
-        sys.excepthook(type(error), error, error.__traceback__)
-        status = 1
-    if one_of_several:
-        leave(status)
-    sys.exit(status)
-
-
-def leave(status: int | str | None) -> NoReturn:
-    """Ends one of several processes as sys.exit would, but at once.
-
-    gloo's threads may still have to let go of a tensor, for which they need Python: when it has ended they abort
-    (pytorch pull request 179291), and a process group that is destroyed can wait for them for ever.
-    """
-    if isinstance(status, str):
-        print(status, file=sys.stderr)
-        status = 1
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # no stream, a full disk, a closed one
-            stream.flush()
-    os._exit(status or 0)
+__all__ = ["UserError"]

@@ -1,4 +1,4 @@
-"""Logger: what is printed also goes into a file."""
+"""Logger: what is printed is written to a file too."""
 
 import errno
 import sys
@@ -8,50 +8,50 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from . import UserError
+from .runtime.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Tee:
-    """A console stream whose text also goes into `log`; in all else (isatty, fileno, encoding) it is the console."""
+    """A console stream whose text is also written to `log`; all else (isatty, fileno ...) is the console's."""
 
     def __init__(self, console: TextIO, log: TextIO) -> None:
         self.console = console
         self.log = log
-        self.complained = False
+        self.warned = False
 
     def write(self, text: str) -> int:
         """Writes the text to both; returns its number of characters."""
         try:
             self.log.write(text)
-        except (OSError, ValueError) as error:  # a full disk must not end what is being logged
-            self.complain(self.console, f"{self.log.name} lacks lines from here on: {error}")
+        except (OSError, ValueError) as error:  # a full disk must not end the program that is logged
+            self._warn_once(self.console, f"{self.log.name} lacks lines from here on: {error}")
         try:
             self.console.write(text)
         except OSError as error:
-            self.need(error)
+            self._raise_unless_full(error)
         return len(text)
 
     def flush(self) -> None:
-        """Brings both up to date."""
+        """Flushes both."""
         with suppress(OSError, ValueError):
             self.log.flush()
         try:
             self.console.flush()
         except OSError as error:
-            self.need(error)
+            self._raise_unless_full(error)
 
-    def need(self, error: OSError) -> None:
-        """Goes on where the console is a file on a full disk; else, as where its reader has gone, raises the error."""
-        if error.errno not in FULL:
+    def _raise_unless_full(self, error: OSError) -> None:
+        """Raises the error, as of a pipe that was closed, unless the console is a file on a full disk."""
+        if error.errno not in DISK_FULL:
             raise error
-        self.complain(self.log, f"the console lacks lines from here on: {error}")
+        self._warn_once(self.log, f"the console lacks lines from here on: {error}")
 
-    def complain(self, stream: TextIO, problem: str) -> None:
-        """Says once what is missing, where that can be said."""
-        if not self.complained:
-            self.complained = True
+    def _warn_once(self, stream: TextIO, problem: str) -> None:
+        """Writes what is missing to the stream that still works."""
+        if not self.warned:
+            self.warned = True
             with suppress(OSError, ValueError):
                 stream.write(f"{problem}\n")
 
@@ -60,11 +60,11 @@ class Tee:
 
 
 class Logger(Tee):
-    """Copies stdout and stderr into a UTF-8 text file, line by line, for as long as the `with` block lasts.
+    """Copies stdout and stderr to a UTF-8 text file, line by line, inside a `with` block.
 
-    An exception that leaves the block is written into the file with its traceback; the streams are given back in
-    every case. A file that exists is continued; where the disk is full, the console alone gets the text, and a line
-    that says so. Progress bars write to `sys.__stderr__` and so never get here.
+    An exception that leaves the block is written to the file with its traceback; the streams are restored in every
+    case. An existing file is continued; on a full disk only the console gets the text, and a line that says so.
+    Progress bars write to `sys.__stderr__` and so never reach the file.
 
     Raises:
         UserError: the file cannot be opened.
@@ -72,7 +72,7 @@ class Logger(Tee):
 
     def __init__(self, path: str | Path) -> None:
         try:
-            # Line buffering: after a crash, even of the interpreter, the file holds every finished line.
+            # Line buffering: even after a crash of the interpreter the file has every finished line.
             log = Path(path).open("a", 1, "utf-8", errors="backslashreplace")  # noqa: SIM115 (closed by __exit__)
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}); allow writing there") from error
@@ -94,6 +94,6 @@ class Logger(Tee):
     ) -> None:
         sys.stdout, sys.stderr = self.streams
         with suppress(OSError):
-            if kind is not None and not issubclass(kind, SystemExit):  # which is an end that was meant
+            if kind is not None and not issubclass(kind, SystemExit):  # which is no failure
                 self.log.write("".join(traceback.format_exception(kind, error, trace)))
             self.log.close()

@@ -1,7 +1,7 @@
 """Other answers, or a newer template, for a project that was edited: `python -m engine.regenerate NAME=ANSWER ...`.
 
 The template is rendered twice, as it was and as it should be; what differs between the two is merged into the project's
-files, three ways, by git. An edit is never lost: where both changed the same lines, both stand there between conflict
+files, three ways, by git. An edit is never lost: if both changed the same lines, both are there between conflict
 markers. The answers are in .cookiecutter.yaml, the template and what it rendered in .cookiecutter.lock.
 """
 
@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import UserError, command_line
-from .files import replacing
+from .runtime.command_line import command_line
+from .runtime.errors import UserError
+from .runtime.files import atomic_write
 
 ANSWERS, LOCK = ".cookiecutter.yaml", ".cookiecutter.lock"
 USAGE = "usage: python -m engine.regenerate [NAME=ANSWER ...] [--update] [--template PLACE]"
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> tuple[dict[str, str], bool, str]:
-    """The answers to change, whether to update, and the template's place where it was given.
+    """The answers to change, whether to update, and the template's place if it was given.
 
     Raises:
         UserError: a word that is no answer.
@@ -101,7 +102,7 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def read_lock(path: Path) -> dict[str, Any]:
-    """The template's place, its commit and the digests of what it rendered; empty ones where there is no lock."""
+    """The template's place, its commit and the digests of what it rendered; empty ones if there is no lock."""
     try:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -114,7 +115,9 @@ def read_lock(path: Path) -> dict[str, Any]:
 
 def run(command: list[str], **options: Any) -> str:
     """What the command prints; a UserError with the last line of its complaint where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", **options)
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", **options
+    )
     if done.returncode:
         lines = [line for line in (done.stderr + "\n" + done.stdout).strip().splitlines() if line.strip()]
         told = [line for line in lines if line.startswith(("error: ", "fatal: "))] or lines[-1:] or ["no output"]
@@ -123,7 +126,7 @@ def run(command: list[str], **options: Any) -> str:
 
 
 def cookiecutter() -> list[str]:
-    """The words that start it; a UserError where it is not installed."""
+    """The command line that starts it; a UserError if it is not installed."""
     if importlib.util.find_spec("cookiecutter"):
         return [sys.executable, "-m", "cookiecutter"]
     if found := shutil.which("cookiecutter"):
@@ -132,7 +135,7 @@ def cookiecutter() -> list[str]:
 
 
 def render(place: str, commit: str, answers: dict[str, str], folder: Path) -> Path:
-    """Renders the template, of that commit where one is given, into the folder; returns the project's path.
+    """Renders the template, of that commit if one is given, into the folder; returns the project's path.
 
     Raises:
         UserError: no place, no git, or what git or cookiecutter complain of.
@@ -162,7 +165,7 @@ def render(place: str, commit: str, answers: dict[str, str], folder: Path) -> Pa
 
 
 class Merge:
-    """What becomes of each file of a project: `here` it lies, it was rendered in `was` and now is in `becomes`."""
+    """The three-way merge of every file: `here` is the project, `was` the old rendering and `becomes` the new one."""
 
     def __init__(self, here: Path, was: Path, becomes: Path) -> None:
         self.here = here
@@ -175,7 +178,7 @@ class Merge:
         self.modes = {name: (becomes / name).stat().st_mode for name in self.added}
 
     def decide(self, name: str, here: bytes | None, was: bytes | None, becomes: bytes | None) -> None:
-        """Notes what becomes of one file; None stands for no file. A UserError where it still has conflict markers."""
+        """Notes what becomes of one file; None stands for no file. A UserError if it still has conflict markers."""
         if here is not None and b"\r\n" in here:  # as git makes lines end on Windows
             was, becomes = (text and text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") for text in (was, becomes))
         if was == becomes or here == becomes:
@@ -203,7 +206,7 @@ class Merge:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             mode = self.modes.get(name) or path.stat().st_mode
-            with replacing(path) as file:
+            with atomic_write(path) as file:
                 file.write(result)
             path.chmod(mode)
 
@@ -228,7 +231,7 @@ def files(folder: Path) -> Iterator[str]:
 
 
 def content(path: Path) -> bytes | None:
-    """The bytes of a file; None where there is none."""
+    """The bytes of a file; None if there is none."""
     return path.read_bytes() if path.is_file() else None
 
 
@@ -236,7 +239,7 @@ def merge_lines(here: bytes, was: bytes, becomes: bytes) -> tuple[bytes, bool]:
     """The lines of `here` with what changed from `was` to `becomes`, and whether both changed the same ones.
 
     Raises:
-        UserError: git cannot merge them, as where a file is binary.
+        UserError: git cannot merge them, for example because a file is binary.
     """
     with tempfile.TemporaryDirectory() as folder:
         names = ("here", "was", "becomes")

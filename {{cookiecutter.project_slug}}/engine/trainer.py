@@ -1,263 +1,459 @@
-"""Trainer: trains and evaluates a list of models with a list of optimizers; a task overrides its loss and its scores.
+"""Trainer: the training loop, evaluation, the best epoch, saving and resuming. A task subclasses it: see task.py.
 
-Schedules are in schedulers.py, means and scores in metrics.py, what a state holds in state.py, its file in
-checkpoint.py, what a signal does in stops.py.
+In reading order: the attributes; what a task overrides; the check before training; training; evaluation;
+checkpoints; helpers.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import UserError, checkpoint, figures, records, report
-from .checks import check_has, check_healthy, check_parameters, check_settings
-from .data import batches_of, windows
-from .devices import autocast, grad_scaler, keep_freed_memory, pick_device, pick_precision, to_device
-from .distributed import from_main, rank, replicate, share_buffers, training_together, world_size
-from .gradients import Gradients
-from .losses import EpochLosses
-from .metrics import WORST, SampleMeans, SetMetric, compute, improves, note_best_values, uncounted
-from .network import Network, eval_mode, evaluating, export, one_forward, show
-from .schedulers import Schedule, build_schedules
-from .seeding import epoch_seed, kept_random_state, seed_everything
-from .shares import Share, shares_of
-from .state import collect, restore
-from .stops import Stopped, StopSignals
+from . import checkpoint
+from .checkpoint import run_folder, state
+from .data.loaders import grouped, local_batches, train_batches
+from .distributed.batches import LocalBatch
+from .distributed.parallel import DataParallel, place_parts
+from .distributed.process_group import (
+    DelayedMax,
+    ProcessGroupConfig,
+    broadcast_buffers,
+    is_rank_0,
+    on_rank_0,
+    rank,
+    world_size,
+)
+from .metrics import (
+    WORST,
+    DatasetMetric,
+    SampleMeans,
+    TrainingLosses,
+    check_scalar,
+    compute,
+    improves,
+    mode_by_name,
+    update_best_values,
+)
+from .monitor import console, figures, lr_curve
+from .monitor.summary import show_network
+from .monitor.tensorboard import NullWriter, Writer, record_epoch, record_histograms, record_scalars
+from .network import Network, eval_mode, evaluating, export, on_cpu
+from .nonfinite import NonFiniteWatch, check_weights
+from .optim.gradients import Gradients, parameters_of
+from .optim.optimizers import check_parameters, learning_rates
+from .runtime.devices import autocast, grad_scaler, pick_device, pick_precision, to_device
+from .runtime.errors import UserError
+from .runtime.seeding import epoch_seed, preserve_rng_state, seed_everything
+from .runtime.shortcuts import keep_freed_memory
+from .runtime.signals import Stopped, StopSignals
+from .schedulers import Schedule, ScheduleConfig, Timeline, build_schedule
+from .settings import check_ranges
+
+Losses = dict[str, Any]  # scalars by name: tensors or numbers
+SAMPLES_DRAWN = 64  # in figures, if the data set has `preview`; else one batch
+
+
+class TrainerConfig(ScheduleConfig, ProcessGroupConfig, Protocol):
+    """The settings that the trainer reads; config.py explains them and has their defaults."""
+
+    @property
+    def task_type(self) -> str: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def accumulate(self) -> int: ...
+    @property
+    def clip_grad(self) -> float: ...
+    @property
+    def ckpt_dir(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def strategy(self) -> str: ...
+    @property
+    def compile(self) -> bool: ...
+    @property
+    def log_per_step(self) -> int: ...
+    @property
+    def save_per_epochs(self) -> int: ...
+    @property
+    def save_per_steps(self) -> int: ...
+    @property
+    def keep_last(self) -> int: ...
+    @property
+    def early_stopping_patience(self) -> int: ...
+    @property
+    def histograms(self) -> bool: ...
+    @property
+    def pictures(self) -> str: ...
+
+
+class MicroBatch(NamedTuple):
+    """The position of a micro-batch in its update, of one or --accumulate of them, and its weight in the loss."""
+
+    first: bool
+    last: bool
+    weight: float  # its share of the update's mean loss; with several processes, that of this process's samples
 
 
 class Trainer:
-    """Set the attributes, call `check_init()`, then `fit(epochs)`.
+    """Trains a list of models with a list of optimizers.
 
-    Override `loss_per_batch` and `metric`, and `forward` or `eval_scores_per_batch` where the network or the batch
-    is not a chain fed with (x, y); and `draw` for pictures. Losses and scores are means over samples.
+    A subclass sets the first group of attributes in its `__init__` and overrides `loss` and `metric`. Then
+    `fit(epochs)` trains. All random numbers are seeded first, so that initial weights follow from the config.
+
+    Args:
+        config: the settings, as an instance of Config in config.py.
     """
 
-    # Settings, named and explained as in config.py; `configure` takes them from there.
-    task_type: str = ""
-    epochs: int = 20
-    lr_scheduler_type: str = "annealing"
-    eta_min: float = 0.0
-    step_size: int = 8
-    gamma: float = 0.1
-    patience: int = 3
-    warm_up_mode: str = "none"
-    warm_up_epochs: float = 1.0
-    warm_up_init_lr: float = 1e-6
-    accumulate: int = 1
-    clip_grad: float = 0.0
-    precision: str = "fp32"
-    compile: bool = False
-    strategy: str = "ddp"
-    seed: int = 0
-    log_per_step: int = 50
-    save_per_epochs: int = 1
-    save_per_steps: int = 0
-    keep_last: int = 3
-    patience_stop: int = 0
-    histograms: bool = False
-    pictures: str = "none"
+    def __init__(self, config: TrainerConfig) -> None:
+        self.config = config
+        seed_everything(config.seed)
 
-    def __init__(self) -> None:
         # What a task sets.
         self.model_list: list[nn.Module] = []  # the parts of the network, in the order of `forward`
         self.optimizer_list: list[Optimizer] = []  # usually one per part
         self.criterion: Callable[..., Tensor] = nn.CrossEntropyLoss()
-        self.train_loader: Any = []  # any sized iterable of batches
+        self.train_loader: Any = []  # any iterable of batches with a length
         self.eval_loader: Any = []
-        self.test_loader: Any = []  # chooses nothing; `test` reads it once
-        self.set_metrics: dict[str, SetMetric] = {}  # scores of the whole set, by name
-        self.key_metric = "loss"  # the score that chooses best.pth
+        self.test_loader: Any = []  # `test` reads it once, after training; it chooses nothing
+        self.dataset_metrics: dict[str, DatasetMetric] = {}  # metrics over the whole data set, by name
+        self.key_metric = "loss"  # the score that chooses the best epoch
         self.key_mode = "min"  # whether "max" or "min" of it is better
-        self.score_modes: dict[str, str] = {}  # the same for other scores; losses are "min", the rest "max"
-        self.meta: dict[str, Any] = {}  # what prediction needs; saved in every file, so of plain types
+        self.score_modes: dict[str, str] = {}  # the same for scores whose names do not say it (MODES in metrics.py)
+        self.meta: dict[str, Any] = {}  # what prediction needs besides the weights, in plain types; saved with them
+
         # Where it runs and what it writes.
-        self.device = pick_device("auto")
-        self.ckpt_dir = Path("check_point") / time.strftime("%Y-%m-%d_%H-%M-%S")
-        self.writer: Any = records.NoWriter()
-        # Where it stands.
+        self.device = pick_device(config.device)
+        self.precision = pick_precision(config.precision, self.device)
+        self.ckpt_dir = Path(config.ckpt_dir, run_folder.run_name())  # the folder of this run
+        self.writer: Writer = NullWriter()
+
+        # How far it is.
+        self.epochs = config.epochs  # how many to train in total
         self.epoch = 0  # the epoch in training, or the last one trained
-        self.epoch_step = 0  # updates made in the epoch in training; all of them until it is evaluated, then 0
+        self.epoch_step = 0  # updates made in this epoch; 0 again once it is evaluated
         self.global_step = 0  # updates made
         self.best_metric: dict[str, float] = {}  # losses and scores of the best epoch
         self.best_epoch = 0
-        self.best_values: dict[str, float] = {}  # the best value of each loss and score on its own
-        self.train_means: dict[str, float] = {}  # mean losses of the last epoch
-        self.losses = EpochLosses()  # of the epoch in training
+        self.best_values: dict[str, float] = {}  # the best value of each loss and score by itself
+        self.train_means: dict[str, float] = {}  # mean training losses of the last epoch
         self.last_point: tuple[int, dict[str, float]] = (0, {})  # update and values of the last log point
-        self.logged_losses: list[float] = []  # mean loss at each log point of the last epoch
-        self.grad_norm = torch.zeros(())  # of all parts together, before it was clipped; of the last log point
-        self.lr_scheduler_list: list[Schedule] = []
-        self.stops = StopSignals()
-        self._epoch_began = time.perf_counter()
-        self.speed = records.Speed()
-        self._table = report.EpochTable()
+        self.logged_losses: list[float] = []  # mean loss at each log point of the epoch
 
-    def configure(self, settings: object) -> None:
-        """Takes over every attribute of `settings` that is declared at the top of this class, and its `device`."""
-        vars(self).update({name: getattr(settings, name, getattr(self, name)) for name in Trainer.__annotations__})
-        self.device = pick_device(getattr(settings, "device", "auto"))
+        # What training needs besides; check_init makes the rest of it.
+        self.training_losses = TrainingLosses()
+        self.non_finite = NonFiniteWatch()
+        self.grad_norm = torch.zeros(())  # over all parts, before clipping; of the last log point
+        self.scaler = grad_scaler(self.precision, self.device)
+        self.lr_scheduler_list: list[Schedule] = []
+        self.micro_batch = MicroBatch(first=True, last=True, weight=1.0)
+        self.speed = console.Speed()
+        self.signals = StopSignals()
+        self._stop_vote = DelayedMax()
+        self._steps = 0  # calls of _step, by this process
+        self._epoch_began = time.perf_counter()
+        self._table = console.EpochTable()
+
+    @classmethod
+    def without_data(cls, config: TrainerConfig) -> "Trainer":
+        """A task for inference: its own `__init__`, which reads data, does not run. Set `model_list`, then load."""
+        task = cls.__new__(cls)
+        Trainer.__init__(task, config)
+        return task
+
+    # ---- settings that tasks know as attributes ----
+
+    @property
+    def task_type(self) -> str:
+        """What the checkpoints are of."""
+        return self.config.task_type
+
+    @property
+    def log_per_step(self) -> int:
+        """Updates between two log points."""
+        return self.config.log_per_step
+
+    @property
+    def lr_scheduler_type(self) -> str:
+        """A key of SCHEDULES."""
+        return self.config.lr_scheduler_type
+
+    @property
+    def warm_up_mode(self) -> str:
+        """A key of WARM_UPS."""
+        return self.config.warm_up_mode
+
+    @property
+    def warm_up_epochs(self) -> float:
+        """The length of the warm-up in epochs."""
+        return self.config.warm_up_epochs
 
     # ---- what a task overrides ----
 
     def forward(self, x: Any) -> Any:
-        """The network's output: each part is fed with the output of the one before."""
+        """The output of the network: each part takes the output of the one before."""
         for model in self.model_list:
             x = model(x)
         return x
 
-    def loss_per_batch(self, batch: Any) -> dict[str, Any]:
-        """Mean losses over the batch, scalars by name. "loss" is minimised, the others are only recorded."""
-        x, y = batch
-        return {"loss": self.criterion(self.forward(x), y)}
-
-    def eval_scores_per_batch(self, batch: Any) -> dict[str, Any]:
-        """Mean scores over the batch, scalars by name; also feeds the scores of the whole set.
-
-        The output of `forward` is shared with `loss_per_batch`: the network runs once per batch.
-        """
-        x, y = batch
-        pred = self.forward(x)
-        for score in self.set_metrics.values():
-            score.update(pred, y)
-        return self.metric(pred, y)
+    def loss(self, pred: Any, y: Any) -> Losses:
+        """Mean losses over the batch, scalars by name: "loss" is minimised, others are only recorded."""
+        return {"loss": self.criterion(pred, y)}
 
     def metric(self, pred: Any, y: Any) -> dict[str, Any]:
-        """Scores that are means over the batch's samples, scalars by name."""
+        """Scores that are means over the samples of a batch, scalars by name."""
         return {}
 
+    def loss_per_batch(self, batch: Any) -> Losses:
+        """The losses of a training batch. Override it if the loss needs more than the output and the targets."""
+        x, y = inputs_and_targets(batch)
+        return self.loss(self.forward(x), y)
+
+    def eval_scores_per_batch(self, batch: Any) -> dict[str, Any]:
+        """Losses and scores of an evaluation batch, by name, from one forward pass; also updates `dataset_metrics`.
+
+        Override it if the scores need more than the output and the targets. If it returns no "loss", or if only
+        `loss_per_batch` is overridden, the losses are those of `loss_per_batch`.
+        """
+        own_loss = self._overrides("loss_per_batch")
+        if own_loss and not self._overrides("metric") and not self.dataset_metrics:
+            return self.loss_per_batch(batch)
+        x, y = inputs_and_targets(batch)
+        pred = self.forward(x)
+        for metric in self.dataset_metrics.values():
+            metric.update(pred, y)
+        losses = {} if own_loss else self.loss(pred, y)
+        return {**losses, **self.metric(pred, y)}
+
+    def train_step(self, batch: Any) -> Losses:
+        """One update of all optimizers from a batch: zero_grad, forward, backward, clip, step. Returns the losses.
+
+        With --accumulate it is called for each micro-batch, and the step follows the last one. Override it for another
+        update, as of a GAN: run the networks inside `self.autocast()`, call `self.minimize(loss, optimizer)` for each
+        update, and return losses by name, "loss" among them, to be recorded.
+        """
+        if self.micro_batch.first:
+            self.gradients.zero()
+        with self.data_parallel.sync(self.micro_batch.last), self.autocast():
+            losses = self.data_parallel(self.loss_per_batch, batch)
+        require(losses, "loss", "the one to minimise, in what loss_per_batch returns")
+        check_scalar("loss", losses["loss"])
+        self._backward(losses["loss"])
+        if self.micro_batch.last:
+            self._step(self.gradients)
+        return losses
+
     def draw(self, batch: Any) -> dict[str, Any]:
-        """Matplotlib figures by name, of some samples and of what `set_metrics` took in at an evaluation."""
+        """Matplotlib figures by name, of some samples and of what `dataset_metrics` hold after an evaluation."""
         return {}
 
     # ---- before training ----
 
     def check_init(self) -> None:
-        """Checks all that was set, moves the models to the device and builds the schedules.
+        """Checks what the task has set, moves the models to the device and builds the schedules; `fit` calls it.
 
-        A UserError names what is missing or contradictory and says what to set.
+        Raises:
+            UserError: something is missing or contradictory; the message says what to set.
         """
-        check_settings(self)
+        if is_dataclass(self.config):
+            check_ranges(self.config)
+        for name in ("model_list", "optimizer_list", "train_loader", "eval_loader"):
+            value = getattr(self, name)
+            if not hasattr(value, "__len__") or len(value) == 0:
+                raise UserError(f"{name} is empty or has no length; set it before check_init()")
+        if self.key_mode not in WORST:
+            raise UserError(f"key_mode {self.key_mode!r} is unknown; choose one of {', '.join(WORST)}")
+        if mode_by_name(self.key_metric) not in (None, self.key_mode):
+            raise UserError(
+                f"key_metric {self.key_metric!r} with key_mode {self.key_mode!r} would keep the worst epoch; set "
+                f"key_mode to {mode_by_name(self.key_metric)!r}, or choose another name"
+            )
+        if self._overrides("train_step") and self.config.accumulate > 1:
+            raise UserError(
+                f"accumulate is {self.config.accumulate}, but {type(self).__name__} has a train_step of its own, which "
+                "updates after every batch; set it to 1"
+            )
+        if self.config.strategy == "fsdp" and self.precision == "fp16":
+            raise UserError("fp16 does not go with the strategy fsdp; set precision to bf16 or fp32")
         check_parameters(self.model_list, self.optimizer_list)
-        self.precision = pick_precision(self.precision, self.device)
         keep_freed_memory(self.device)
-        for model in self.model_list if self.compile else ():
-            model.compile()
-        self.replicas = replicate(self.model_list, self.optimizer_list, self.device, self.strategy)
-        self.scaler = grad_scaler(self.precision, self.device)
+        if self.config.compile:
+            for model in self.model_list:
+                model.compile()
+        place_parts(self.model_list, self.optimizer_list, self.device, self.config.strategy)
+        self.data_parallel = DataParallel(self.model_list, self.config.strategy)
+        self.gradients = Gradients(self.optimizer_list)
+        self.lr_scheduler_list = [build_schedule(optimizer, self.timeline()) for optimizer in self.optimizer_list]
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
-        self.lr_scheduler_list = build_schedules(self)
-        print(report.start_line(self))
+        print(console.start_lines(self.model_list, self.device, self.precision))
 
     def updates_per_epoch(self) -> int:
-        """The number of optimizer steps in an epoch."""
-        return math.ceil(len(self.train_loader) / self.accumulate)
+        """The number of updates in an epoch."""
+        return math.ceil(len(self.train_loader) / self.config.accumulate)
+
+    def timeline(self) -> Timeline:
+        """What the schedules depend on."""
+        return Timeline(self.config, self.epochs, self.updates_per_epoch(), self.key_metric, self.key_mode)
+
+    def save_lr_curve(self) -> None:
+        """Draws the learning rates of the whole run into its folder, as lr.png, unless --pictures is none."""
+        if self.config.pictures != "none" and is_rank_0():
+            parts = [list(map(float, schedule.base_lrs)) for schedule in self.lr_scheduler_list]
+            figures.try_write_png(lr_curve.draw_lr(self.timeline(), parts), Path(self.ckpt_dir) / "lr.png")
 
     # ---- training ----
 
     def fit(self, epochs: int) -> None:
-        """Trains and evaluates until `epochs` epochs are done in all, those before a resume included.
+        """Trains and evaluates until `epochs` epochs are done in total, those before a resume included.
 
-        Schedules end with the last of these; after more epochs a finished run has the rates of a longer curve.
-        SIGTERM or SIGINT ends it after the update, or the batch of an evaluation, in progress: a state is saved and
+        The schedules end with the last of them; a finished run that is given more continues on the longer curve.
+        SIGTERM or SIGINT (Ctrl-C) stops after the update, or the evaluation batch, in progress: a state is saved and
         SystemExit raised, with 128 and the signal's number; a second SIGINT raises KeyboardInterrupt at once.
-        A UserError names the first update with NaN or inf in a loss or gradient, or the file that cannot be written.
+
+        Raises:
+            UserError: something that check_init refuses; NaN or inf in a loss or a gradient, with the first update that
+                has it; or a file that cannot be written.
         """
+        if not self.lr_scheduler_list:
+            self.check_init()
         if epochs != self.epochs:
             self.epochs = epochs
-            self.lr_scheduler_list = build_schedules(self)
-        with StopSignals() as self.stops:
+            self.timeline().check()
+            for schedule in self.lr_scheduler_list:
+                schedule.set_timeline(self.timeline())
+        with StopSignals() as self.signals:
             try:
                 while not self._finished():
                     if self.epoch_step < self.updates_per_epoch():
                         self.train_loop()
-                    elif self.last_point[0] == self.global_step:  # stopped in the evaluation: see first_record
-                        records.record_scalars(self.writer, *self.last_point)
-                    self.eval_loop(self.save_per_epochs)
-                    self.stops.check()
+                    elif self.last_point[0] == self.global_step:  # first_record made it void: it is recorded again
+                        record_scalars(self.writer, self.last_point[1], self.global_step)
+                    self.eval_loop(self.config.save_per_epochs)
+                    self._check_stop()
             except Stopped as stop:
                 print(f"stopped by {stop.signal.name} after update {self.global_step}; saved {self._save()}")
-                raise SystemExit(stop.status) from None
-        last = checkpoint.state_path(self.ckpt_dir, self.epoch, 0)
-        from_main(checkpoint.prune, last, self.keep_last)  # a kill may have come between its save and this
+                raise SystemExit(stop.exit_status) from None
+        self._stop_vote.finish()
+        last = run_folder.state_path(self.ckpt_dir, self.epoch, 0)
+        on_rank_0(run_folder.prune, last, self.config.keep_last)  # a kill may have come between its save and this
         if self.epoch < self.epochs:
-            print(f"no better {self.key_metric} for {self.patience_stop} epochs: training ends early (patience_stop)")
-
-    def _finished(self) -> bool:
-        out_of_patience = 0 < self.patience_stop <= self.epoch - self.best_epoch
-        return self.epoch_step == 0 and (self.epoch >= self.epochs or out_of_patience)
+            patience = self.config.early_stopping_patience
+            print(f"no better {self.key_metric} for {patience} epochs: training stops early (early_stopping_patience)")
 
     def train_loop(self) -> dict[str, float]:
-        """Trains for an epoch, or the rest of the one in which a state was saved; returns its mean losses."""
-        batches, updates = self._batches(), self.updates_per_epoch()
-        with report.progress(f"epoch {self.epoch}/{self.epochs}", updates, self.epoch_step) as bar:
-            self.speed = records.Speed()
-            for window in windows(batches, self.accumulate):
-                self._update(window)
-                if self.global_step % self.log_per_step == 0:
-                    bar.set_postfix_str(report.state_of_bar(self, records.record_point(self)))
+        """Trains for an epoch, or the rest of one inside which a state was saved; returns its mean losses."""
+        batches, updates = self._start_epoch(), self.updates_per_epoch()
+        with console.progress(f"epoch {self.epoch}/{self.epochs}", updates, self.epoch_step) as bar:
+            self.speed = console.Speed()
+            for micro_batches in grouped(batches, self.config.accumulate):
+                self._update(micro_batches)
+                if self.global_step % self.config.log_per_step == 0:
+                    bar.set_postfix_str(self._log_point())
                 self.update_lr_scheduler()
                 bar.update()
                 if self.epoch_step < updates:
                     self._between_updates()
-        self.losses.check()
-        self.train_means = self.losses.means()
-        if self.histograms:
-            records.record_histograms(self.writer, self.model_list, self.global_step)
+        self._check_finite()
+        self.train_means = self.training_losses.epoch_means()
+        if self.config.histograms:
+            record_histograms(self.writer, self.model_list, self.global_step)
         return self.train_means
 
-    def _batches(self) -> Iterator[Share]:
-        """The batches of the next epoch, or those that are left of the one in training."""
+    def _start_epoch(self) -> Iterator[LocalBatch]:
+        """The batches of the next epoch, or those that are left of the epoch in training."""
         if self.epoch_step in (0, self.updates_per_epoch()):
             self.epoch, self.epoch_step = self.epoch + 1, 0
-            self.losses, self.logged_losses = EpochLosses(), []
+            self.training_losses, self.logged_losses = TrainingLosses(), []
             self._epoch_began = time.perf_counter()
         for model in self.model_list:
             model.train()
-        self._gradients = Gradients(self.optimizer_list)
-        # All that an epoch draws follows from (seed, epoch), up to where a state within it was saved: that has the
-        # generators as they stood, which the batches that are passed over must not move.
-        with kept_random_state(self.device) if self.epoch_step else nullcontext():
-            seed_everything(seed := epoch_seed(self.seed, self.epoch))
-            batches = batches_of(self.train_loader, self.epoch, self.epoch_step * self.accumulate)
+        # All that an epoch draws follows from (seed, epoch). A state inside an epoch holds the generators as they were:
+        # passing over the batches before it must not move them.
+        with preserve_rng_state(self.device) if self.epoch_step else nullcontext():
+            seed_everything(seed := epoch_seed(self.config.seed, self.epoch))
+            batches = train_batches(self.train_loader, self.epoch, self.epoch_step * self.config.accumulate)
             seed_everything(seed, rank())  # from here on each process draws numbers of its own, as for dropout
             return batches
 
-    def _update(self, window: list[Share]) -> None:
-        """One step of every optimizer on the gradient of the mean loss over all samples of the window's batches."""
-        self._gradients.clear()
-        samples = sum([share.whole for share in window]) / world_size()  # the mean over processes is taken afterwards
-        for share in window:
-            with training_together(self, share is window[-1]), autocast(self.precision, self.device):
-                losses = self.loss_per_batch(to_device(share.batch, self.device))
-            check_has(losses, "loss", "the one to minimise, in what loss_per_batch returns")
-            self.losses.add(losses, share.own, self.global_step + 1)
-            loss = losses["loss"] if share.own == samples else losses["loss"] * (share.own / samples)
-            self.scaler.scale(loss).backward()
-        if not self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler leaves such updates out
-            self._gradients.overflow(self.losses.flag(self.global_step + 1, self.device))
-        if self.clip_grad or (self.global_step + 1) % self.log_per_step == 0:
-            self.grad_norm = self._gradients.clip(self.optimizer_list, self.scaler, self.clip_grad)
-        for optimizer in self.optimizer_list:
-            self.scaler.step(optimizer)
-        self.scaler.update()
+    def _update(self, micro_batches: list[LocalBatch]) -> None:
+        """One update of the weights from the micro-batches that share it."""
+        samples, steps = sum([batch.global_size for batch in micro_batches]), self._steps
+        for number, batch in enumerate(micro_batches, 1):
+            weight = batch.local_size * world_size() / samples  # the mean over processes is taken afterwards
+            self.micro_batch = MicroBatch(number == 1, number == len(micro_batches), weight)
+            losses = self.train_step(to_device(batch.data, self.device))
+            self.training_losses.add(losses, batch.local_size, self.global_step + 1)
+        if self._steps == steps and world_size() > 1:  # or the processes would have different weights
+            raise UserError("train_step has made no update; make each by self.minimize(loss, optimizer)")
         self.global_step += 1
         self.epoch_step += 1
-        self.speed.samples += samples * world_size()
+        self.speed.samples += samples
 
-    def _between_updates(self) -> None:
-        """Saves inside the epoch where it is due, and stops where that was asked for."""
-        self.stops.check()
-        if self.save_per_steps and self.global_step % self.save_per_steps == 0:
-            self._save()
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision: inside, matrix products and convolutions run in the precision of the run."""
+        return autocast(self.precision, self.device)
+
+    def minimize(self, loss: Tensor, *optimizers: Optimizer) -> None:
+        """For a `train_step`: zero_grad, backward, mean over the processes, clip and step of these optimizers."""
+        gradients = Gradients(optimizers)
+        gradients.zero()
+        self._backward(loss)
+        gradients.all_reduce()
+        self._step(gradients)
+
+    def _backward(self, loss: Tensor) -> None:
+        weighted = loss if self.micro_batch.weight == 1 else loss * self.micro_batch.weight
+        self.scaler.scale(weighted).backward()
+
+    def _step(self, gradients: Gradients) -> None:
+        """Checks and clips the gradients, then steps their optimizers."""
+        update = self.global_step + 1
+        if not self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler skips those steps
+            if self.non_finite.is_full:
+                self._check_finite()
+            gradients.flag_non_finite(self.non_finite.flag(update, self.device))
+        if self.config.clip_grad or update % self.config.log_per_step == 0:
+            self.grad_norm = gradients.clip(self.scaler, self.config.clip_grad)
+        for optimizer in gradients.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        self._steps += 1
+
+    def _check_finite(self) -> None:
+        """Raises a UserError that names the first update since the last log point with NaN or inf."""
+        self.non_finite.check(self.training_losses.bad_values())
+
+    def _log_point(self) -> str:
+        """Records what came since the last log point, with learning rates and gradient norm; returns the bar's text."""
+        self._check_finite()
+        losses, lrs = self.training_losses.log_point(), learning_rates(self.optimizer_list)
+        self.logged_losses.append(losses["loss"])
+        # The very first loss is far above all others and would flatten the curve.
+        values = {f"train/{name}": value for name, value in losses.items() if self.global_step > 1}
+        values |= lrs | {"train/grad_norm": self.grad_norm.item()}
+        self.last_point = self.global_step, values
+        speed = self.speed.read()
+        record_scalars(self.writer, values | {"speed/samples_per_second": speed}, self.global_step)
+        return console.bar_status(losses["loss"], lrs, speed)
+
+    def first_record(self) -> int:
+        """The first update whose TensorBoard records are still to come; those of it and later ones are void."""
+        # A run that was stopped in an evaluation evaluates again, and those records belong to the last update.
+        return self.global_step + (self.epoch_step != self.updates_per_epoch())
 
     def update_lr_scheduler(self, scores: Mapping[str, float] | None = None) -> None:
-        """Moves every schedule on by one update or, given the scores of an evaluation, tells it these."""
+        """Moves every schedule to the next update or, given the scores of an evaluation, tells it these."""
         for schedule in self.lr_scheduler_list:
             if scores is None:
                 schedule.step()
@@ -265,136 +461,233 @@ class Trainer:
                 schedule.after_evaluation(scores)
 
     def change_lr(self, lr_list: list[float]) -> None:
-        """Gives each optimizer, all groups of it, a new base learning rate; schedules go on from there.
+        """Gives each optimizer a new base learning rate; its schedule continues from there.
+
+        The first group of the optimizer gets that learning rate, and further groups keep their ratio to it.
 
         Raises:
-            UserError: not one rate per optimizer.
+            UserError: not one learning rate per optimizer.
         """
         if len(lr_list) != len(self.optimizer_list):
             raise UserError(f"change_lr got {len(lr_list)} rates for {len(self.optimizer_list)} optimizers")
         for schedule, lr in zip(self.lr_scheduler_list, lr_list, strict=True):
-            schedule.rebase(lr)
+            schedule.change_lr(lr)
+
+    def _between_updates(self) -> None:
+        """Stops if a signal asked for it, and saves inside the epoch if that is due."""
+        self._check_stop()
+        if self.config.save_per_steps and self.global_step % self.config.save_per_steps == 0:
+            self._save()
+
+    def _check_stop(self) -> None:
+        """Raises Stopped after a signal to any process; all of them stop at the same update, one or two later."""
+        if number := self._stop_vote(self.signals.received):
+            raise Stopped(number)
+
+    def _finished(self) -> bool:
+        out_of_patience = 0 < self.config.early_stopping_patience <= self.epoch - self.best_epoch
+        return self.epoch_step == 0 and (self.epoch >= self.epochs or out_of_patience)
 
     # ---- evaluation ----
 
     def eval_loop(self, save_per_epochs: int = 1) -> float:
-        """Evaluates after an epoch, moves plateau schedules, saves, records; returns the key metric."""
+        """Evaluates after an epoch, tells the schedules, keeps the best, records and saves; returns the key metric."""
         scores = self.evaluate(self.eval_loader)
-        check_has(scores, self.key_metric, "the key_metric, in the scores")
+        require(scores, self.key_metric, "the key_metric, in the scores")
         self.update_lr_scheduler(scores)
-        self._note_best(scores)
+        self._update_best(scores)
         train_loss, seconds = self.train_means.get("loss", math.nan), time.perf_counter() - self._epoch_began
-        records.record_epoch(self.writer, train_loss, scores, seconds, self.global_step)  # before the state of it
+        record_epoch(
+            self.writer, train_loss, scores, seconds, self.global_step
+        )  # before the state, so that a resumed run has it
         self.epoch_step = 0
-        self._table.print_row(self, train_loss, scores, seconds)
-        in_turn = self.save_per_steps and self.global_step % self.save_per_steps == 0
-        if self.epoch % save_per_epochs == 0 or in_turn or self._finished():
+        lrs, is_best = learning_rates(self.optimizer_list), self.best_epoch == self.epoch
+        self._table.print_row(self.epoch, self.epochs, train_loss, scores, lrs, seconds, is_best)
+        due = self.config.save_per_steps and self.global_step % self.config.save_per_steps == 0
+        if self.epoch % save_per_epochs == 0 or due or self._finished():
             self._save()
-        if self.pictures == "epoch":
-            figures.draw_evaluation(self, self.eval_loader, "eval", self.global_step)
+        if self.config.pictures == "epoch":
+            self._draw(self.eval_loader, "eval", self.global_step)
         return scores[self.key_metric]
 
     def evaluate(self, loader: Any) -> dict[str, float]:
-        """Mean losses and scores over all samples of `loader`; modes, buffers and random state stay as they were."""
+        """Mean losses and scores over all samples of `loader`; modes, buffers and random states stay as they were."""
         means = SampleMeans()
-        for score in self.set_metrics.values():
-            score.reset()
-        share_buffers(self.model_list)
-        with evaluating(self.model_list), kept_random_state(self.device), report.progress("eval", len(loader)) as bar:
-            for batch, own, _ in shares_of(loader, iter(loader)):
-                self.stops.check()
-                batch = to_device(batch, self.device)
-                with autocast(self.precision, self.device), one_forward(self), uncounted(self, own == 0):
-                    means.add(self.loss_per_batch(batch), own)
-                    means.add(self.eval_scores_per_batch(batch), own)
+        for metric in self.dataset_metrics.values():
+            metric.reset()
+        broadcast_buffers(self.model_list)
+        with evaluating(self.model_list), preserve_rng_state(self.device), console.progress("eval", len(loader)) as bar:
+            for batch in local_batches(loader, loader):
+                self._check_stop()
+                means.add(self._scores(batch), batch.local_size)
                 bar.update()
-            return {**means.means(), **compute(self.set_metrics)}
+            return {**means.means(), **compute(self.dataset_metrics)}
 
-    def test(self) -> dict[str, float]:
-        """Scores of best.pth, which stays in the models, on the test set; without one it is drawn at most."""
-        best, split = Path(self.ckpt_dir) / "best.pth", "test" if len(self.test_loader) else "eval"
-        draws = self.pictures != "none" and type(self).draw is not Trainer.draw
-        if not from_main(best.exists) or not (draws or split == "test"):
-            return {}
-        self.load_state(best, optim=False)
-        scores = self.evaluate(loader := getattr(self, f"{split}_loader"))
-        if split == "test":
-            print(f"test of epoch {self.best_epoch}  " + "  ".join(f"{name} {v:.4f}" for name, v in scores.items()))
-        if draws:
-            figures.draw_evaluation(self, loader, split, self.global_step + 1)  # as record_result
-        return scores if split == "test" else {}
+    def _scores(self, batch: LocalBatch) -> dict[str, Any]:
+        trainer = self
+        if batch.local_size == 0:  # takes part, since FSDP gathers weights in all processes, but counts in no metric
+            trainer = copy.copy(self)
+            trainer.dataset_metrics = copy.deepcopy(self.dataset_metrics)
+        data = to_device(batch.data, self.device)
+        with self.autocast():
+            scores = trainer.eval_scores_per_batch(data)
+            return scores if "loss" in scores else {**trainer.loss_per_batch(data), **scores}
 
-    def _note_best(self, scores: dict[str, float]) -> None:
-        modes = {name: "min" for name in self.train_means} | self.score_modes | {self.key_metric: self.key_mode}
-        note_best_values(self.best_values, scores, modes)
+    def _update_best(self, scores: dict[str, float]) -> None:
+        """Keeps the best value of each score and, if the key metric has improved, this epoch as the best."""
+        modes = {name: mode_by_name(name) or ("min" if name in self.train_means else "max") for name in scores}
+        update_best_values(self.best_values, scores, modes | self.score_modes | {self.key_metric: self.key_mode})
         best = self.best_metric.get(self.key_metric, WORST[self.key_mode])
         if improves(scores[self.key_metric], best, self.key_mode):
             self.best_metric, self.best_epoch = dict(scores), self.epoch
             self.save_state(Path(self.ckpt_dir) / "best.pth", optim=False)
 
+    def test(self) -> dict[str, float]:
+        """Loads best.pth and returns its scores on the test set; without a test set it only draws, and returns none."""
+        best, split = Path(self.ckpt_dir) / "best.pth", "test" if len(self.test_loader) else "eval"
+        draws = self.config.pictures != "none" and self._overrides("draw")
+        if not on_rank_0(best.exists) or not (draws or split == "test"):
+            return {}
+        self.load_state(best, optim=False)
+        scores = self.evaluate(loader := self.test_loader if split == "test" else self.eval_loader)
+        if split == "test":
+            print(f"test of epoch {self.best_epoch}  " + "  ".join(f"{name} {v:.4f}" for name, v in scores.items()))
+        if draws:
+            self._draw(loader, split, self.global_step + 1)  # as record_result
+        return scores if split == "test" else {}
+
+    def _draw(self, loader: Any, split: str, step: int) -> None:
+        """Writes the figures that `draw` makes after an evaluation of `loader`, to the run's folder and TensorBoard."""
+        dataset: Any = getattr(loader, "dataset", None)
+        with preserve_rng_state(self.device):
+            batch = dataset.preview(SAMPLES_DRAWN) if hasattr(dataset, "preview") else next(iter(loader))
+        made = self.draw(to_device(batch, self.device))  # on every rank: with FSDP all of them must predict
+        if not is_rank_0():
+            return
+        for name, figure in made.items():
+            picture = figures.render(figure)
+            figures.try_write_png(picture, Path(self.ckpt_dir) / f"{split}_{name}.png")
+            self.writer.add_image(f"{split}/{name}", picture[..., :3], step, dataformats="HWC")
+
+    def record_result(self, settings: Mapping[str, Any], test_scores: Mapping[str, float]) -> None:
+        """Records the settings beside the scores of the best epoch and of the test set, in TensorBoard's HPARAMS."""
+        scores = {f"result/best_{name}": value for name, value in self.best_metric.items()}
+        scores |= {f"result/test_{name}": value for name, value in test_scores.items()}
+        # As of the update after the last one, so that a run that continues makes the record void.
+        self.writer.add_result(settings, scores, self.global_step + 1)
+
     def inference(self, x: Any) -> Any:
-        """The network's output for `x`, in eval mode; on the device and in the precision of the run."""
-        with evaluating(self.model_list), autocast(self.precision, self.device):
+        """The network's output for `x`, in eval mode, on the device and in the precision of the run."""
+        with evaluating(self.model_list), self.autocast():
             return self.forward(to_device(x, self.device))
 
-    # ---- files ----
-
-    def _save(self) -> Path:
-        """Saves all that continuing needs in a file that says where the run stands; removes the oldest of these."""
-        self.losses.check()
-        self.writer.flush()  # what a state covers has been recorded
-        path = checkpoint.state_path(self.ckpt_dir, self.epoch, self.global_step if self.epoch_step else 0)
-        self.save_state(path)
-        from_main(checkpoint.prune, path, self.keep_last)
-        return path
+    # ---- checkpoints ----
 
     def save_state(self, path: str | Path, optim: bool = True) -> None:
-        """Writes the weights and scores and, with `optim`, all that continuing needs.
+        """Writes the weights and scores and, with `optim`, all that continuing needs: see checkpoint/state.py.
 
         Raises:
-            UserError: a weight is inf or NaN, or the file cannot be written; what was at `path` stays.
+            UserError: a weight is NaN or inf, or the file cannot be written; what was at `path` is still there.
         """
-        check_healthy(self)
-        from_main(checkpoint.save, collect(self, optim), path)
+        check_weights(parameters_of(self.optimizer_list), self.scaler, self.global_step)
+        on_rank_0(checkpoint.save, state.collect(self, optim), path)
 
     def load_state(self, path: str | Path, optim: bool = True) -> None:
-        """Reads what `save_state` wrote; without `optim` the weights alone, for inference.
+        """Reads what `save_state` has written; without `optim` the weights alone, for inference.
+
+        Learning rates are those of the present config, at the update from which the run continues.
 
         Raises:
-            UserError: a damaged file, one of another task or network, or one without what continuing needs.
+            UserError: a damaged file, one of another task or network, or one from which this run cannot continue.
+                Nothing was changed.
         """
-        restore(self, checkpoint.load(path), path, optim)
+        state.restore(self, checkpoint.load(path), path, optim)
+
+    def data_sizes(self) -> dict[str, int]:
+        """What the order of samples and the schedule depend on; a run continues only if they are the same."""
+        loaders = {"training": self.train_loader, "evaluation": self.eval_loader}
+        samples = {f"{name} samples": len(getattr(loader, "dataset", loader)) for name, loader in loaders.items()}
+        return samples | {"updates per epoch": self.updates_per_epoch()}
+
+    def _save(self) -> Path:
+        """Saves all that continuing needs, in a file named by the position in the run, and removes the oldest ones."""
+        self._check_finite()
+        self.writer.flush()  # the records that the state covers are on the disk before it
+        update = self.global_step if self.epoch_step else 0
+        path = run_folder.state_path(self.ckpt_dir, self.epoch, update)
+        self.save_state(path)
+        on_rank_0(run_folder.prune, path, self.config.keep_last)
+        return path
 
     def save_model(self, path: str | Path) -> None:
-        """Writes the whole network, in eval mode, for `torch.export.load(path).module()`; a UserError with fsdp."""
-        export(self, path)
+        """Writes the whole network, in eval mode, for `torch.export.load(path).module()`; a UserError with FSDP."""
+        twin = copy.copy(self)
+        twin.model_list = on_cpu(self.model_list)
+        x = self.example_input().cpu()
+        export(Network(twin.model_list, twin.forward), torch.cat([x, x])[:2], path)
+
+    # ---- helpers ----
 
     def example_input(self) -> Any:
-        """An input of `forward`: the one in the first evaluation batch."""
-        with kept_random_state(self.device):
-            return next(iter(self.eval_loader))[0]
-
-    # ---- records ----
+        """An input of `forward`: that of the first evaluation batch."""
+        with preserve_rng_state(self.device):
+            return inputs_and_targets(next(iter(self.eval_loader)))[0]
 
     def get_model_info(self, fake_inp: Any) -> None:
-        """Prints a summary of each part and draws the network in TensorBoard; changes nothing and never fails."""
+        """Prints a summary of each part and records the graph in TensorBoard; changes nothing and never fails."""
         print(f"{' model info ':=^60}")
-        with torch.no_grad(), eval_mode(self.model_list), kept_random_state(self.device):
-            show(Network(self.model_list, self.forward), to_device(fake_inp, self.device), self.writer)
+        with torch.no_grad(), eval_mode(self.model_list), preserve_rng_state(self.device):
+            show_network(Network(self.model_list, self.forward), to_device(fake_inp, self.device), self.writer)
         print(f"{self.num_parameters():,} parameters")
 
     def num_parameters(self) -> int:
-        """The number of weights of all parts together, frozen ones too."""
+        """The number of parameters of all parts together, frozen ones included."""
         return sum(p.numel() for model in self.model_list for p in model.parameters())
 
     def print_best_metrics(self) -> None:
-        """Prints the scores of the best epoch and the best value that each score reached in any."""
-        report.print_best(self)
+        """Prints the scores of the best epoch, and the best value that each score has reached in any epoch."""
+        if not self.best_metric:
+            print(f"no epoch is the best: {self.key_metric} was NaN in every one, and there is no best.pth")
+            return
+        print(f"best epoch {self.best_epoch} (by {self.key_metric})")
+        for name, value in self.best_metric.items():
+            print(f"  {name:<12} {value:.4f}   best of all epochs {self.best_values.get(name, value):.4f}")
 
     def print_final_lr(self) -> None:
-        """Prints the present learning rate of every parameter group."""
-        print(*(f"final {name}: {lr:g}" for name, lr in records.rates_by_name(self.optimizer_list).items()), sep="\n")
+        """Prints the present learning rate of every part."""
+        print(*(f"final {name}: {lr:g}" for name, lr in learning_rates(self.optimizer_list).items()), sep="\n")
 
     def print_all_member(self, print_model: bool = False) -> None:
-        """Prints every setting and attribute that is short enough to read, the models too where asked."""
-        report.print_members({name: getattr(self, name) for name in Trainer.__annotations__} | vars(self), print_model)
+        """Prints the settings and the attributes that are short enough to read, the models too if asked."""
+        print(f"{' trainer ':=^60}")
+        short = (int, float, str, Path, torch.device, dict)
+        members = {name: value for name, value in vars(self).items() if isinstance(value, short) and name != "meta"}
+        models = {"model_list": self.model_list} if print_model else {}
+        for name, value in (vars(self.config) | members | models).items():
+            if not name.startswith("_"):
+                print(f"{name}: {value}")
+
+    def _overrides(self, method: str) -> bool:
+        """Whether the task has a method of that name of its own."""
+        return getattr(type(self), method) is not getattr(Trainer, method)
+
+
+def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
+    """The inputs x and the targets y of a batch.
+
+    Raises:
+        UserError: a batch of another form.
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        x, y = batch
+        return x, y
+    form = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else type(batch).__name__
+    raise UserError(
+        f"a batch is a {form}, not a pair (x, y); override loss_per_batch, and eval_scores_per_batch for scores"
+    )
+
+
+def require(values: Mapping[str, Any], name: str, what: str) -> None:
+    """Raises a UserError if `name` is not among the values."""
+    if name not in values:
+        raise UserError(f"{name!r}, {what}, is missing; there are {', '.join(map(repr, sorted(values))) or 'none'}")

@@ -1,4 +1,4 @@
-"""What this project promises when things go wrong: a run can be stopped or killed at any time, and nothing is lost."""
+"""What this project promises when things go wrong: a run can be stopped or killed at any time and loses nothing."""
 
 import math
 import os
@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import train
-from config import parse_config
-from engine import UserError, checkpoint, files
+from config import Config
+from engine import UserError, checkpoint, settings
 from engine.trainer import Trainer
 from task import Task
 from test_project import SMALL, run
@@ -97,7 +97,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(
     (damaged / "epoch3.pth").write_bytes(content if damage == "flip" else content[:-9])
     train.train(["--resume", str(damaged)])
     output = capsys.readouterr().out
-    assert "epoch3.pth is damaged" in output and f"going on from {damaged / 'epoch2.pth'}" in output
+    assert "epoch3.pth is damaged" in output and f"continuing from {damaged / 'epoch2.pth'}" in output
     assert_ends_like(whole, damaged)
 
 
@@ -112,8 +112,8 @@ def test_a_full_disk_ends_a_run_with_one_line_and_leaves_its_states(
         if saves > 3:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(UserError, match="cannot write .* make room") as refusal:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="cannot write .* free space") as refusal:
         run(tmp_path, *FLAGS)
     assert "\n" not in str(refusal.value)
     for state in tmp_path.glob("*/*.pth"):
@@ -132,7 +132,7 @@ def test_a_loss_that_is_no_number_ends_a_run_and_is_never_saved(
         return {**found, "loss": found["loss"] * (bad if self.epoch == 2 and self.epoch_step == 3 else 1)}
 
     monkeypatch.setattr(Task, "loss_per_batch", spoilt)
-    trainer = Task(parse_config([*SMALL, *FLAGS, "--log_per_step", "5"]))
+    trainer = Task(settings.parse(Config(), [*SMALL, *FLAGS, "--log_per_step", "5"]))
     trainer.ckpt_dir = tmp_path
     trainer.check_init()
     update = trainer.updates_per_epoch() + 4
@@ -148,5 +148,5 @@ def test_a_checkpoint_is_never_executed(tmp_path: Path) -> None:
             return exec, ("raise SystemExit('code was executed')",)
 
     torch.save({"model0": Code(), "meta": {}}, tmp_path / "best.pth")
-    with pytest.raises(UserError, match="would run code"):
+    with pytest.raises(UserError, match="no plain value"):
         checkpoint.load(tmp_path / "best.pth")

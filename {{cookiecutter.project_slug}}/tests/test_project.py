@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import train
-from config import Config, parse_config
-from engine import checkpoint
+from config import Config
+from engine import checkpoint, settings
 from engine.trainer import Trainer
 from task import Task
 
@@ -31,7 +31,7 @@ def test_it_learns(tmp_path: Path) -> None:
 def test_every_update_has_the_learning_rate_of_the_curve(num_parts: int, tmp_path: Path) -> None:
     lrs = tuple(0.01 * (part + 1) for part in range(num_parts))
     flags = ["--num_parts", str(num_parts), "--epochs", "4", "--step_size", "1", "--warm_up_epochs", "1.5"]
-    config = parse_config([*SMALL, *flags, "--lr", *map(str, lrs)])
+    config = settings.parse(Config(), [*SMALL, *flags, "--lr", *map(str, lrs)])
     trainer = Task(config)
     trainer.ckpt_dir = tmp_path
     trainer.check_init()
@@ -46,15 +46,15 @@ def test_every_update_has_the_learning_rate_of_the_curve(num_parts: int, tmp_pat
 
 
 def expected_lr(config: Config, b: float, update: int, warm_up: int, per_epoch: int) -> float:
-    """The formulas of the schedules, written out once more; without evaluations a plateau schedule is constant."""
+    """The formulas of the schedules, written out again; without evaluations reduce on plateau is constant."""
     low, since = config.warm_up_init_lr, update - warm_up
     if since < 0:
         p = update / warm_up
         rises = {"linear": low + (b - low) * p, "exponential": low * (b / low) ** p, "constant": low}
-        return rises[config.warm_up_mode]
+        return float(rises[config.warm_up_mode])
     if config.lr_scheduler_type == "annealing":
         return b * (1 + math.cos(math.pi * since / (4 * per_epoch - warm_up))) / 2
-    return b * config.gamma ** (since // per_epoch) if config.lr_scheduler_type == "step" else b
+    return float(b * config.gamma ** (since // per_epoch)) if config.lr_scheduler_type == "step" else b
 
 
 def test_a_run_leaves_the_files_that_the_readme_names(tmp_path: Path) -> None:
@@ -65,3 +65,9 @@ def test_a_run_leaves_the_files_that_the_readme_names(tmp_path: Path) -> None:
     assert "lr.png" in pictures and (len(pictures) > 1) == (Task.draw is not Trainer.draw)
     assert "\n  2/2  " in (run_dir / "log.txt").read_text("utf-8")
     assert json.loads((run_dir / "config.json").read_text("utf-8"))["epochs"] == 2
+
+
+def test_a_run_is_repeated_by_its_settings_and_flags_win(tmp_path: Path) -> None:
+    first = run(tmp_path / "first", "--epochs", "1", "--warm_up_mode", "none", "--seed", "3")
+    config = settings.parse(Config(), ["--config", str(first / "config.json"), "--epochs", "2"])
+    assert (config.seed, config.warm_up_mode, config.epochs, config.width) == (3, "none", 2, 8)

@@ -1,1 +1,1 @@
-{% include "parts/test_task" -%}
+{% include "tasks/" ~ cookiecutter.task_type ~ "/test_task.py" -%}

@@ -1,0 +1,104 @@
+"""Images with any number of labels each: from files to data set splits, for training and prediction."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from augmentation import AugmentedSplit
+from backbones import backbone_meta, check_image_size
+from config import Config
+from crops import read_crops, read_splits
+from engine.data.splits import Split, make_splits, sizes_of
+from engine.runtime.errors import UserError
+from engine.runtime.seeding import epoch_generator
+from images import find_images
+from tables import Table, find_tables, read_table
+
+# By split, images (N, 3, S, S) and labels (N, L), 0.0 or 1.0; and the names of the labels.
+Found = tuple[dict[str, tuple[Any, Tensor]], list[str]]
+
+
+def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
+    """The splits train, val and, if there is one, test, and what prediction needs to know.
+
+    Without a val split a part of train is held out, of the images of every label; test never chooses the model.
+    """
+    check_image_size(config.image_size, config.backbone)
+    found, labels = make_synthetic(config) if config.data == "synthetic" else read_folder(config)
+    groups = {name: rarest_label(y) for name, (_, y) in found.items()}
+    splits = make_splits(found, groups, config.val_fraction, config.seed)
+    for name, split in splits.items():
+        for label, count in zip(labels, split.y[split.indices].sum(0).tolist(), strict=True):
+            if not count:
+                print(f"note: no image of {name} has the label {label!r}")
+    meta = {"labels": labels, **backbone_meta(splits["train"], config)}
+    print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels with {len(labels)} labels")
+    augmented = AugmentedSplit(splits["train"], config.seed, config.shift_fraction, config.flip)
+    return splits | {"train": augmented}, meta
+
+
+def rarest_label(y: Tensor) -> Tensor:
+    """For each row of labels (N, L) the number of its rarest label, L if it has none: the group to hold out from."""
+    frequency = y.sum(0).where(y > 0, float("inf"))
+    return frequency.argmin(1).where(y.any(1), y.shape[1])
+
+
+def read_folder(config: Config) -> Found:
+    """A folder of one's own with images/ and labels.csv, or instead of it train.csv, and val.csv or test.csv or both.
+
+    Raises:
+        UserError: no table, an image that does not exist, a label that is neither 0 nor 1, other labels than train's.
+    """
+    tables = {name: read_table(path) for name, path in find_tables(config.data, ("labels", "train")).items()}
+    labels = tables["train"].names[1:]
+    files: dict[str, list[Path]] = {}
+    places: dict[Path, str] = {}
+    for name, table in tables.items():
+        if not labels or set(labels) != set(table.names[1:]) or not table.rows:
+            wanted = labels or "each label"
+            raise UserError(f"{table.path} needs a row for each image: its file, then 0 or 1 for {wanted}")
+        files[name] = [table.path.parent / "images" / cell for cell in table.column(0)]
+        for row, file in enumerate(files[name]):
+            if not file.is_file():
+                raise UserError(f"{table.place(row)}: {file} does not exist")
+            if places.setdefault(file, table.place(row)) != table.place(row):
+                raise UserError(f"{table.place(row)}: {file.name} is in {places[file]} already; an image has one row")
+    targets = {name: read_labels(table, labels) for name, table in tables.items()}
+    images = read_splits(files, config.image_size)
+    return {name: (images[name], targets[name]) for name in files}, labels
+
+
+def read_labels(table: Table, labels: list[str]) -> Tensor:
+    """The labels of every row, 0.0 or 1.0, shape (N, L); a UserError names the first cell that is something else."""
+    columns = [table.column(table.number(label, "its first line")) for label in labels]
+    for label, column in zip(labels, columns, strict=True):
+        for row, cell in enumerate(column):
+            if cell not in ("0", "1"):
+                raise UserError(f"{table.place(row)}: {label!r} is {cell!r}; a label is 0 or 1")
+    return torch.tensor([[float(cell) for cell in column] for column in columns]).T.contiguous()
+
+
+def make_synthetic(config: Config) -> Found:
+    """Five labels, each a grating of its own direction and width with noise: seeded, and learnt in seconds."""
+    generator = epoch_generator(config.seed, 0)
+    size = config.image_size or 32
+    down, right = torch.meshgrid(*[torch.linspace(0, 2 * torch.pi, size)] * 2, indexing="ij")
+    waves = torch.stack([2 * down, 3 * right, 3 * (down + right), 6 * down, 6 * right])
+    found: dict[str, tuple[Any, Tensor]] = {}
+    for name, count in {"train": 256 if config.smoke else 2048, "test": 64 if config.smoke else 256}.items():
+        labels = (torch.rand(count, len(waves), generator=generator) < 0.3).float()
+        phase = 2 * torch.pi * torch.rand(count, len(waves), 1, 1, generator=generator)
+        pattern = (labels.view(count, -1, 1, 1) * (waves + phase).sin()).sum(1, keepdim=True)
+        noise = torch.randn(count, 3, size, size, generator=generator)
+        found[name] = (128 + 40 * pattern + 30 * noise).clamp(0, 255).byte(), labels
+    return found, ["coarse horizontal", "coarse vertical", "diagonal", "fine horizontal", "fine vertical"]
+
+
+def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """For predict.py: batches of file names and images (B, 3, S, S), from files and from folders and all below them."""
+    files = [file for path in paths for file in find_images(path)]
+    for batch in (files[start : start + batch_size] for start in range(0, len(files), batch_size)):
+        yield [str(file) for file in batch], read_crops(batch, meta["image_size"])

@@ -1,0 +1,296 @@
+"""Images with a mask each, of any size: from files to data set splits, for training and prediction."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from config import Config
+from engine.data.splits import Split, choose_splits, sizes_of
+from engine.runtime.errors import UserError
+from engine.runtime.seeding import epoch_generator
+from images import (
+    FITS_INTO_MEMORY,
+    find_images,
+    in_threads,
+    median_shorter_side,
+    opened,
+    to_rgb,
+    to_tensor,
+    upright_size,
+)
+
+Pair = tuple[Tensor, Tensor]  # an image, uint8 (3, H, W), and its mask, uint8 class indices (H, W)
+# By split, pairs, and their heights and widths; the names of the classes; and image_size.
+Found = tuple[dict[str, Any], dict[str, list[tuple[int, int]]], list[str], int]
+
+
+def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
+    """The splits train, val and, if there is one, test, and what prediction needs to know.
+
+    Without a val split a part of train is held out; test never chooses the model.
+
+    Raises:
+        UserError: files that cannot be used.
+    """
+    pairs, sizes, classes, image_size = (make_synthetic if config.data == "synthetic" else read_folder)(config)
+    groups = {name: torch.zeros(len(split)) for name, split in sizes.items()}
+    chosen = choose_splits(groups, config.val_fraction, config.seed)
+    splits = {name: Pairs(pairs[source], sizes[source], indices) for name, (source, indices) in chosen.items()}
+    train = splits["train"]
+    sample = torch.cat([train.pair(i)[0].flatten(1) for i in range(0, len(train), len(train) // 200 + 1)], 1).float()
+    meta = {"classes": classes, "image_size": image_size, "width": config.width}
+    meta |= {"mean": sample.mean(1).tolist(), "std": sample.std(1).clamp(min=1).tolist()}
+    print(f"data: {sizes_of(splits)} images, cropped to {image_size} pixels, {len(classes)} classes")
+    return {**splits, "train": RandomCrops(train, image_size, config.ignore_index, config.seed)}, meta
+
+
+# ---- splits of pairs ----
+
+
+class Pairs(Split):
+    """A split of pairs; batches hold pairs of one size, uncropped: images (B, 3, H, W) and masks (B, H, W).
+
+    Args:
+        pairs: by number, a pair: a list, or an object that reads files.
+        sizes: height and width of every pair.
+        indices: numbers of the pairs that belong to this split, shape (N,).
+    """
+
+    def __init__(self, pairs: Any, sizes: Sequence[tuple[int, int]], indices: Tensor) -> None:
+        super().__init__(pairs, None, indices)
+        self.sizes = sizes
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading needs no worker process."""
+        return isinstance(self.x, list)
+
+    def __getitems__(self, positions: list[int]) -> Pair:
+        images, masks = zip(*(self.pair(position) for position in positions), strict=True)
+        return torch.stack(images), torch.stack(masks)
+
+    def pair(self, position: int) -> Pair:
+        """One image and its mask."""
+        image, mask = self.x[int(self.indices[position])]
+        return image, mask
+
+    def preview(self, count: int) -> Pair:
+        """A batch to look at: one of the batches of an evaluation, chosen at random, since they are of one size."""
+        batches = self.eval_batches(count)
+        return self.__getitems__(batches[torch.randint(len(batches), (), generator=epoch_generator(0, 0))])
+
+    def eval_batches(self, batch_size: int) -> list[list[int]]:
+        """The batches of an evaluation: pairs of different sizes never share one, so that none is padded."""
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for position, index in enumerate(self.indices.tolist()):
+            by_size.setdefault(self.sizes[index], []).append(position)
+        return [same[i : i + batch_size] for same in by_size.values() for i in range(0, len(same), batch_size)]
+
+
+class RandomCrops(Pairs):
+    """Square crops of the pairs, flipped at random as (seed, epoch, index) say, whichever worker reads them.
+
+    Args:
+        pairs: what is cropped.
+        side: of the crops; a smaller pair is padded with zeros and `ignore_index`.
+        ignore_index: class index of the pixels that do not count.
+        seed: of the random numbers.
+    """
+
+    def __init__(self, pairs: Pairs, side: int, ignore_index: int, seed: int) -> None:
+        super().__init__(pairs.x, pairs.sizes, pairs.indices)
+        self.side = side
+        self.ignore_index = ignore_index
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws three numbers in [0, 1) per pair: for the row and column of its crop, and for the flip."""
+        self.draws = torch.rand(len(self), 3, generator=epoch_generator(self.seed, epoch))
+
+    def pair(self, position: int) -> Pair:
+        """The crop of one pair, of this epoch."""
+        image, mask = super().pair(position)
+        padding = [0, max(0, self.side - mask.shape[1]), 0, max(0, self.side - mask.shape[0])]
+        image, mask = F.pad(image, padding), F.pad(mask, padding, value=self.ignore_index)
+        down, right, flip = self.draws[position].tolist()
+        top, left = int(down * (mask.shape[0] - self.side + 1)), int(right * (mask.shape[1] - self.side + 1))
+        image, mask = (v[..., top : top + self.side, left : left + self.side] for v in (image, mask))
+        return (image.flip(-1), mask.flip(-1)) if flip < 0.5 else (image, mask)
+
+
+# ---- files ----
+
+
+class PairFiles:
+    """Pairs that are read when indexed by their number."""
+
+    def __init__(self, files: Sequence[tuple[Path, Path]], image_size: int) -> None:
+        self.files = files
+        self.image_size = image_size
+
+    def __getitem__(self, number: int) -> Pair:
+        return read_pair(self.files[number], self.image_size)
+
+
+def read_folder(config: Config) -> Found:
+    """A folder of one's own: train/images/* and train/masks/*, and val or test or both with the same; or these alone.
+
+    The names of the classes are the lines of classes.txt or, without it, the numbers up to the largest in train.
+
+    Raises:
+        UserError: a folder, image or mask is missing, has another size or an unknown class, or there is one class.
+    """
+    root = Path(config.data)
+    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
+    if not (folders.get("train", root / "train") / "images").is_dir():
+        raise UserError(f"--data {root}: neither {root / 'train' / 'images'} nor {root / 'images'} is a folder")
+    files = {name: find_pairs(folder) for name, folder in folders.items()}
+    checked = {name: check_all(pairs) for name, pairs in files.items()}
+    present = {name: set().union(*indices) - {config.ignore_index} for name, (_, indices) in checked.items()}
+    classes, found = read_names(root / "classes.txt"), present["train"]
+    if len(found) < 2 or not (classes or found == set(range(len(found)))) or not all(present.values()):
+        shown = "; ".join(f"{name} {sorted(indices)[:9]}" for name, indices in present.items())
+        raise UserError(
+            f"the masks in {root} have the numbers {shown}, beside {config.ignore_index}, which is ignored; they must "
+            "be 0, 1, 2 ... without a gap, two or more (or named in classes.txt), and every split has some"
+        )
+    classes = classes or [str(index) for index in sorted(found)]
+    for split, (_, indices) in checked.items():
+        for (_, mask), in_mask in zip(files[split], indices, strict=True):
+            for index in sorted(in_mask - set(range(len(classes))) - {config.ignore_index}):
+                known = f"the classes are 0 to {len(classes) - 1}, and {config.ignore_index} is ignored"
+                raise UserError(f"mask {mask} has the unknown class {index}; {known}")
+    image_size = config.image_size or min(256, median_shorter_side(checked["train"][0]))
+    scaled = {n: [scaled_size(size, image_size)[::-1] for size in sizes] for n, (sizes, _) in checked.items()}
+    keep = sum(4 * height * width for sizes in scaled.values() for height, width in sizes) <= FITS_INTO_MEMORY
+    pairs: dict[str, Any] = {}
+    for name, of_split in files.items():
+        read = partial(read_pair, image_size=image_size)
+        pairs[name] = in_threads(read, of_split) if keep else PairFiles(of_split, image_size)
+    return pairs, scaled, classes, image_size
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of classes.txt, none if there is none; a UserError for an empty line or one that is not UTF-8."""
+    try:
+        names = path.read_text("utf-8-sig").rstrip().split("\n") if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8; save it as UTF-8") from error
+    if not all(map(str.strip, names)):
+        raise UserError(f"{path} has an empty line; line N names class N - 1")
+    return [name.strip() for name in names]
+
+
+def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    """Files by their names without suffix; a UserError if two have the same."""
+    stems: dict[str, Path] = {}
+    for path in paths:
+        if stems.setdefault(path.stem, path) != path:
+            raise UserError(f"{stems[path.stem]} and {path} have the same stem, by which masks are named; rename one")
+    return stems
+
+
+def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """The files in images/ and the masks of the same stems in masks/.
+
+    Raises:
+        UserError: no images, two of the same stem, one without a mask, or a mask in JPEG, which blurs class indices.
+    """
+    images, masks = (by_stem(find_images(folder / name)) for name in ("images", "masks"))
+    if not images:
+        raise UserError(f"{folder / 'images'} has no images")
+    for stem, image in images.items():
+        if stem not in masks:
+            raise UserError(f"{image} has no mask {folder / 'masks' / stem}.png")
+        if masks[stem].suffix.lower() in (".jpg", ".jpeg"):
+            raise UserError(f"mask {masks[stem]} is JPEG, which blurs class numbers; save masks as PNG")
+    return [(image, masks[stem]) for stem, image in images.items()]
+
+
+def check_pair(files: tuple[Path, Path]) -> tuple[tuple[int, int], set[int]]:
+    """Width and height of a pair, and the class indices in its mask; a UserError if image and mask differ."""
+    image_path, mask_path = files
+    with opened(image_path) as image, opened(mask_path) as mask:
+        size = upright_size(image)
+        if size != mask.size:
+            sizes = "{} x {} pixels, its image {} {} x {}".format(*mask.size, image_path, *size)
+            raise UserError(f"mask {mask_path} has {sizes}")
+    return size, set(read_mask(mask_path, max(size)).unique().tolist())
+
+
+def check_all(files: Sequence[tuple[Path, Path]]) -> tuple[list[tuple[int, int]], list[set[int]]]:
+    """Widths and heights of all pairs, and the class indices in each mask."""
+    sizes, indices = zip(*in_threads(check_pair, files), strict=True)
+    return list(sizes), list(indices)
+
+
+def scaled_size(size: tuple[int, int], image_size: int) -> tuple[int, int]:
+    """Width and height scaled down so that the shorter side is `image_size`, if it is longer."""
+    scale = min(1, image_size / min(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def read_pair(files: tuple[Path, Path], image_size: int) -> Pair:
+    """An image and its mask, scaled down to `image_size`."""
+    image, mask = files
+    return read_image(image, image_size), read_mask(mask, image_size)
+
+
+def read_image(path: Path, image_size: int) -> Tensor:
+    """An image, uint8 (3, H, W), scaled down to `image_size`; a UserError if it cannot be read."""
+    with opened(path) as image:
+        upright = to_rgb(image)
+        return to_tensor(upright.resize(scaled_size(upright.size, image_size), Image.Resampling.BILINEAR))
+
+
+def read_mask(path: Path, image_size: int) -> Tensor:
+    """A mask, uint8 class indices (H, W), scaled down in the same way.
+
+    Raises:
+        UserError: it cannot be read, or its pixels are colours.
+    """
+    with opened(path) as mask:
+        if mask.mode not in ("L", "P"):
+            raise UserError(f"mask {path} has mode {mask.mode}; save class numbers as 8 bit greyscale or palette PNG")
+        return to_tensor(mask.resize(scaled_size(mask.size, image_size), Image.Resampling.NEAREST))
+
+
+def make_synthetic(config: Config) -> Found:
+    """Discs and bars of two brightnesses, some of them cut off, with noise: seeded, and learnt in seconds."""
+    generator = epoch_generator(config.seed, 0)
+    side = config.image_size or 32
+    down, right = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    pairs: dict[str, Any] = {}
+    for name, count in {"train": 320 if config.smoke else 768, "test": 64}.items():
+        pairs[name] = []
+        for draws in torch.rand(count, 4, generator=generator):
+            y, x, u, v = (draws * side).tolist()
+            disc = (down - y) ** 2 + (right - x) ** 2 < (side / 4) ** 2
+            bar = ((right - u).abs() < side / 10) & ((down - v).abs() < side / 3) & ~disc
+            mask = disc.byte() + 2 * bar.byte()
+            image = 100 + 60 * disc - 60 * bar + 30 * torch.randn(3, side, side, generator=generator)
+            pairs[name].append((image.clamp(0, 255).byte(), mask))
+    sizes = {name: [(side, side)] * len(of_split) for name, of_split in pairs.items()}
+    return pairs, sizes, ["ground", "disc", "bar"], side
+
+
+def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """For predict.py: batches of file names and images of one size (B, 3, H, W), from files and folders."""
+    files = [file for path in paths for file in find_images(path)]
+    by_stem(files)
+    batch: list[Tensor] = []
+    for number, file in enumerate(files):
+        image = read_image(file, meta["image_size"])
+        if batch and (len(batch) == batch_size or image.shape != batch[0].shape):
+            yield [str(f) for f in files[number - len(batch) : number]], torch.stack(batch)
+            batch = []
+        batch.append(image)
+    if batch:
+        yield [str(f) for f in files[-len(batch) :]], torch.stack(batch)

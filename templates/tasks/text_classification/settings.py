@@ -1,0 +1,14 @@
+# Data, network and optimizer
+data: str = "synthetic"  # synthetic, a CSV or TSV file, or a folder with train.csv, and val.csv or test.csv or both
+text_column: str = "text"  # name of the column with the texts; two columns need no names
+label_column: str = "label"  # name of the column with their classes
+val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val file
+max_length: Positive[int] = 512  # bytes after which a text is cut
+batch_size: Positive[int] = 32  # texts per batch, over all processes
+width: Positive[int] = 128  # size of the vector at each position
+layers: Positive[int] = 2  # of the Transformer
+dropout: Fraction = 0.3  # part of the units that is dropped in each update
+optimizer: Literal["sgd", "adamw"] = "adamw"  # sgd has Nesterov momentum
+lr: MayChange[tuple[Positive[float], ...]] = (0.002,)  # base learning rate: one for all parts, or one per part
+weight_decay: NonNegative[float] = 0.05  # of weights with 2 dimensions or more, not biases and normalisation
+clip_grad: NonNegative[float] = 0.0  # largest norm of the gradient over all parts; 0: no clipping

@@ -1,0 +1,48 @@
+"""Text classification: loss, metrics and pictures. Files are read in data.py; the loop is in engine/trainer.py."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from classification import MacroF1, class_rows, draw_confusion
+from config import Config
+from data import load_data
+from engine.data.loaders import make_loaders
+from engine.optim.optimizers import build_optimizers
+from engine.trainer import Trainer
+from model import build_model_list
+
+
+class Task(Trainer):
+    """Batches are texts, bytes plus one and 0 for padding (B, L), and class indices (B,); outputs are logits (B, C)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        splits, self.meta = load_data(config)
+        self.train_loader, self.eval_loader, self.test_loader = make_loaders(
+            splits, config.batch_size, config.seed, self.device
+        )
+        self.model_list = build_model_list(self.meta, config.num_parts)
+        self.optimizer_list = build_optimizers(self.model_list, config)
+        self.criterion = nn.CrossEntropyLoss()
+        self.confusion = MacroF1(len(self.meta["classes"]))
+        self.dataset_metrics = {"f1": self.confusion}
+        self.key_metric, self.key_mode = "acc", "max"
+
+    def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy; any other loss by name would be recorded beside it."""
+        return {"loss": self.criterion(pred, y)}
+
+    def metric(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Accuracy."""
+        return {"acc": (pred.argmax(1) == y).float().mean()}
+
+    def draw(self, batch: Any) -> dict[str, Any]:
+        """The confusion matrix of the whole evaluation."""
+        return {"confusion": draw_confusion(self.confusion.matrix, self.meta["classes"])}
+
+
+def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
+    """For predict.py: a row for each input, from logits (B, C)."""
+    return class_rows(names, pred, meta["classes"])

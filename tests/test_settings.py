@@ -1,0 +1,182 @@
+"""Settings: what their types allow, flags, former names, config.json, and what a resumed run may change."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import pytest
+from conftest import QUESTIONS, Render
+from engine import UserError, settings
+from engine.settings import FormerName, Fraction, MayChange, NonNegative, Positive, Range
+
+
+@dataclass(frozen=True)
+class Config:
+    """A few settings of every type."""
+
+    task_type: ClassVar[str] = "test"
+    data: str = "own"
+    width: Positive[int] = 8
+    epochs: MayChange[Positive[int]] = 20
+    lr: MayChange[tuple[Positive[float], ...]] = (0.1,)
+    momentum: Fraction = 0.9
+    clip_grad: NonNegative[float] = 0.0
+    flip: Annotated[bool, FormerName("mirror")] = True
+    patience: Annotated[MayChange[NonNegative[int]], FormerName("patience_stop")] = 3
+    seed: Annotated[int, Range(at_least=0, below=100)] = 0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    ckpt_dir: MayChange[str] = "check_point"
+    config: MayChange[str] = ""
+    resume: MayChange[str] = ""
+    smoke: bool = False
+
+
+def saved(tmp_path: Path, **changed: Any) -> Path:
+    """The config.json of a run whose settings differ so from the defaults; None: it lacks that one."""
+    values = {"task_type": "test", **asdict(Config()), **changed}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--width", "0"], "--width 0 must be above 0"),
+        (["--lr", "0.1", "0"], "--lr 0.0 must be above 0"),
+        (["--lr", "nan"], "--lr nan is no number"),
+        (["--lr", "inf"], "--lr inf must be below inf"),
+        (["--momentum", "1"], "--momentum 1.0 must be below 1"),
+        (["--momentum", "-0.1"], "--momentum -0.1 must be 0 or more"),
+        (["--clip_grad", "-1"], "--clip_grad -1.0 must be 0 or more"),
+        (["--clip_grad=-inf"], "--clip_grad -inf must be 0 or more"),
+        (["--seed", "100"], "--seed 100 must be below 100"),
+    ],
+)
+def test_a_number_outside_its_range_is_named_with_what_is_allowed(flags: list[str], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settings.parse(Config(), flags)
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--epoch", "3"], "--epoch"),
+        (["--optimizer", "sgdd"], "sgdd"),
+        (["--width", "2.5"], "2.5"),
+    ],
+)
+def test_a_flag_or_value_that_does_not_exist_is_named(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        settings.parse(Config(), flags)
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value", "line"),
+    [
+        (["--patience_stop", "5"], "patience", 5, "--patience_stop is now called --patience"),
+        (["--patience_stop=5"], "patience", 5, "--patience_stop is now called --patience"),
+        (["--no_mirror"], "flip", False, "--no_mirror is now called --no_flip"),
+        (["--mirror"], "flip", True, "--mirror is now called --flip"),
+    ],
+)
+def test_a_flag_by_its_former_name_is_taken_and_its_present_name_said(
+    flags: list[str], name: str, value: Any, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert settings.parse(Config(), flags) == replace(Config(), **{name: value})
+    assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    config = replace(Config(), lr=(0.1, 0.02), flip=False, momentum=0)
+    settings.save(config, tmp_path)
+    assert settings.load(Config(), tmp_path / "config.json") == config
+
+
+def test_a_file_of_an_earlier_version_is_read_by_former_names_and_what_it_lacks_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path, patience=None, patience_stop=7, momentum=None)
+    assert settings.load(Config(), path) == replace(Config(), patience=7)
+    assert capsys.readouterr().out == f"{path} has no momentum: it is 0.9\n"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"task_type": "other"}, "is of a run of the task 'other' and this is 'test'"),
+        ({"task_type": None}, "does not hold the settings of a run"),
+        ({"epochs": "many"}, "epochs is 'many'; correct it, or start a new run"),
+        ({"epochs": True}, "epochs is True"),
+        ({"lr": 0.1}, "lr is 0.1"),
+        ({"flip": 1}, "flip is 1"),
+        ({"optimizer": "lion"}, "optimizer is 'lion'"),
+        ({"speed": 3, "colour": 1}, "has settings that this project does not have: colour, speed"),
+    ],
+)
+def test_a_file_that_holds_other_settings_is_refused(changed: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        settings.load(Config(), saved(tmp_path, **changed))
+    assert words in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_run_is_repeated_by_its_file_and_flags_win_over_it(tmp_path: Path) -> None:
+    path = saved(tmp_path, width=16, seed=5, resume="auto", smoke=True)
+    again = settings.parse(Config(), ["--seed", "6", "--config", str(path)])
+    assert again == replace(Config(), width=16, seed=6, config=str(path))
+    with pytest.raises(UserError, match="nowhere.json does not hold the settings of a run"):
+        settings.parse(Config(), ["--config", str(tmp_path / "nowhere.json")])
+    with pytest.raises(UserError, match="--width 0 must be above 0"):
+        settings.parse(Config(), ["--config", str(saved(tmp_path, width=0))])
+
+
+def test_a_resumed_run_changes_what_may_change_and_nothing_else(tmp_path: Path) -> None:
+    saved(tmp_path, width=16, epochs=3)
+    flags = ["--resume", str(tmp_path), "--epochs", "5", "--patience_stop", "2", "--width", "16"]
+    resumed = settings.resumed(Config(), flags, tmp_path)
+    assert resumed == replace(Config(), width=16, epochs=5, patience=2, resume=str(tmp_path))
+    for flag, value in (("--width", "8"), ("--data", "other"), ("--seed", "1")):
+        with pytest.raises(UserError, match=f"{flag} {value} differs from"):
+            settings.resumed(Config(), ["--resume", str(tmp_path), flag, value], tmp_path)
+
+
+def test_smoke_settings_win_over_flags_and_leave_out_what_a_project_lacks() -> None:
+    config = settings.parse(Config(), ["--smoke", "--epochs", "9", "--lr", "0.3", "--resume", "auto"])
+    assert (config.data, config.epochs, config.width, config.resume, config.lr) == ("synthetic", 1, 4, "", (0.3,))
+
+
+def test_the_lines_that_describe_a_run_name_all_settings_in_79_columns() -> None:
+    lines = settings.describe(Config()).splitlines()
+    assert max(map(len, lines)) <= 79
+    assert all(f"{name}={value}" in " ".join(lines) for name, value in asdict(Config()).items())
+
+
+def test_help_answers_without_torch(render: Render) -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['train.py', '--help']\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-B", "-c", code], cwd=render(), capture_output=True, text=True)
+    assert done.returncode == 0 and "--lr_scheduler_type" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("task", QUESTIONS["task_type"])
+def test_every_setting_is_explained(task: str, render: Render) -> None:
+    source = (render(task_type=task) / "config.py").read_text("utf-8")
+    [body] = [node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    lines = source.splitlines()
+    for node, following in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign):
+            below = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            assert below or re.search(r"  # \w", lines[node.lineno - 1]), ast.unparse(node.target)

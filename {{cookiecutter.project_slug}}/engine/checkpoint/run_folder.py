@@ -1,0 +1,121 @@
+"""The folder of a run: its name, the names of its states, which to resume from, which to remove."""
+
+import json
+import math
+import os
+import re
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from ..runtime.errors import UserError
+from ..runtime.files import sync_folder
+from .file import is_intact
+
+
+def run_name() -> str:
+    """A name for a run that starts now: <YYYY-mm-dd_HH-MM-SS>."""
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def new_run_folder(root: str | Path) -> Path:
+    """Makes `root`/<YYYY-mm-dd_HH-MM-SS>, the folder of one run; a second run in the same second gets "_2".
+
+    Raises:
+        UserError: it cannot be made there.
+    """
+    stem = Path(root) / run_name()
+    for number in range(1, 1000):
+        path = stem if number == 1 else stem.with_name(f"{stem.name}_{number}")
+        try:
+            path.mkdir(parents=True)
+            sync_folder(path.parent)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make the run's folder {path}: {error.strerror}; set ckpt_dir") from error
+    raise UserError(f"{stem} and 998 more exist already; set ckpt_dir")
+
+
+def state_path(folder: str | Path, epoch: int, update: int) -> Path:
+    """The file of the state after an epoch or, if `update` is not 0, after that update inside the epoch."""
+    return Path(folder) / (f"epoch{epoch}_step{update}.pth" if update else f"epoch{epoch}.pth")
+
+
+def position(path: Path) -> tuple[int, float]:
+    """How far the state of that name is: (epoch, update); (0, 0) where it is no state's name."""
+    match = re.fullmatch(r"epoch(\d+)(?:_step(\d+))?\.pth", path.name)
+    return (int(match[1]), float(match[2] or math.inf)) if match else (0, 0)
+
+
+def states_in(folder: str | Path) -> list[Path]:
+    """The states of a run, the latest first: epoch<N>.pth, and epoch<N>_step<S>.pth of saves inside an epoch."""
+    named = [path for path in Path(folder).glob("epoch*.pth") if any(position(path))]
+    return sorted(named, key=position, reverse=True)
+
+
+def prune(newest: Path, keep_last: int) -> None:
+    """Removes older states than `newest`, which is on the disk; 0 keeps all.
+
+    The last `keep_last` states of whole epochs stay, and as many inside the epoch in training. Later states than
+    `newest` are ignored: they are damaged ones, which a resume has skipped.
+    """
+    if keep_last == 0:
+        return
+    states = [path for path in states_in(newest.parent) if position(path) <= position(newest)]
+    whole = [path for path in states if position(path)[1] == math.inf]
+    inside = [path for path in states if path not in whole and (not whole or position(path) > position(whole[0]))]
+    for path in set(states) - {*whole[:keep_last], *inside[:keep_last]}:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def run_of_job(root: str | Path) -> Path | None:
+    """The run in `root` that this torchrun job has started before torchrun restarted its processes; None for none."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if job == "none":
+        return None
+    for path in sorted(Path(root).glob("*/config.json"), key=modification_time, reverse=True):
+        with suppress(OSError, ValueError):
+            if json.loads(path.read_text("utf-8")).get("job") == job and states_in(path.parent):
+                return path.parent
+    return None
+
+
+def find_state(resume: str, root: str | Path) -> Path | None:
+    """The state that `--resume` names: "" for none, a file, a run's folder, or "auto" for the newest that is intact.
+
+    "auto" without any state gives None, so that one command can start and restart a job. Where torchrun restarts
+    processes it is the newest state of their run, which may have started from the file that is named.
+
+    Raises:
+        UserError: a path without an intact state, or a state with later ones beside it, which the run would mix up.
+    """
+    if (not resume or Path(resume).is_file()) and (run := run_of_job(root)):
+        resume = str(run)
+    if not resume:
+        return None
+    if Path(resume).is_file():
+        here = position(Path(resume))
+        later = [path.name for path in states_in(Path(resume).parent) if position(path) > here]
+        if later and any(here):  # a file of another name has no position
+            raise UserError(f"--resume {resume}: {', '.join(later)} beside it are later; move these and best.pth away")
+        return Path(resume)
+    runs = list(Path(root).glob("*")) if resume == "auto" else [Path(resume)]
+    newest_first = sorted(
+        filter(states_in, runs), key=lambda run: max(map(modification_time, states_in(run))), reverse=True
+    )
+    for path in (path for run in newest_first for path in states_in(run)):
+        if is_intact(path):
+            return path
+        print(f"{path} is damaged; trying the one before it")
+    if resume == "auto":
+        print(f"no state in {root} yet: a new run begins")
+        return None
+    raise UserError(f"--resume {resume}: no epoch<N>.pth there; give such a file, a run's folder, or auto")
+
+
+def modification_time(path: Path) -> float:
+    """When the file was last written, in seconds."""
+    return path.stat().st_mtime

@@ -1,0 +1,189 @@
+"""What a state holds, and what it must agree with to be continued: the task, the network, optimizers, data."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ..distributed.fsdp import load_model_state, load_optimizer_state, model_state, optimizer_state
+from ..distributed.process_group import all_gather, on_rank_0, rank
+from ..metrics import TrainingLosses
+from ..runtime.errors import UserError
+from ..runtime.seeding import rng_state, set_rng_state
+from ..schedulers import Schedule
+from . import file
+
+# Attributes of the trainer that are in every state, and those that are only in states from which a run can continue.
+ALWAYS = ("epoch", "global_step", "key_metric", "best_metric", "meta")
+TO_CONTINUE = ("epoch_step", "train_means", "last_point", "best_epoch", "best_values")
+
+
+class Resumable(Protocol):
+    """The attributes of a trainer that a state holds; Trainer explains each."""
+
+    model_list: list[nn.Module]
+    optimizer_list: list[Optimizer]
+    lr_scheduler_list: list[Schedule]
+    scaler: torch.amp.GradScaler
+    training_losses: TrainingLosses
+    device: torch.device
+    meta: dict[str, Any]
+    epochs: int
+    epoch: int
+    epoch_step: int
+    global_step: int
+    key_metric: str
+    best_metric: dict[str, float]
+    best_epoch: int
+    best_values: dict[str, float]
+    train_means: dict[str, float]
+    last_point: tuple[int, dict[str, float]]
+
+    @property
+    def task_type(self) -> str: ...
+    def data_sizes(self) -> dict[str, int]: ...
+
+
+def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
+    """The state of a trainer: weights and scores and, with `optim`, all that continuing needs; all ranks call it."""
+    state: dict[str, Any] = {f"model{number}": model_state(model) for number, model in enumerate(trainer.model_list)}
+    state["task_type"] = trainer.task_type
+    state |= {name: getattr(trainer, name) for name in ALWAYS}
+    if not optim:
+        return state
+    state |= {name: getattr(trainer, name) for name in TO_CONTINUE}
+    for number, (optimizer, schedule) in enumerate(zip(trainer.optimizer_list, trainer.lr_scheduler_list, strict=True)):
+        state[f"optimizer{number}"] = optimizer_state(optimizer, trainer.model_list)
+        state[f"lr_scheduler{number}"] = schedule.state_dict()
+    return state | {
+        "scaler": trainer.scaler.state_dict(),
+        "training_losses": trainer.training_losses.state_dict(),
+        "rng_states": all_gather(rng_state(trainer.device)),
+        "data": trainer.data_sizes(),
+    }
+
+
+def restore(trainer: Resumable, state: dict[str, Any], path: str | Path, optim: bool) -> None:
+    """Loads a state into a trainer; without `optim` the weights alone.
+
+    Learning rates are those of the present config, at the update from which the run continues.
+
+    Raises:
+        UserError: the state in the file `path` is of another task or network, or one from which this run cannot
+            continue. Nothing was changed.
+    """
+    check_task(state, trainer.task_type, path)
+    check_network(state, trainer.model_list, path)
+    if optim:
+        check_continues(state, trainer, path)
+    for number, model in enumerate(trainer.model_list):
+        load_model_state(model, state[f"model{number}"])
+        model.to(trainer.device)
+    if not optim:
+        return
+    for number, (optimizer, schedule) in enumerate(zip(trainer.optimizer_list, trainer.lr_scheduler_list, strict=True)):
+        load_optimizer_state(optimizer, trainer.model_list, state[f"optimizer{number}"])
+        schedule.load_state_dict(state[f"lr_scheduler{number}"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.training_losses = TrainingLosses(state["training_losses"])
+    of_processes = state["rng_states"]
+    set_rng_state(of_processes[rank() % len(of_processes)], trainer.device)
+    for name in ALWAYS + TO_CONTINUE:
+        setattr(trainer, name, state[name])
+    use_later_best(trainer, Path(path).with_name("best.pth"))
+    print(f"continuing from {path}: epoch {trainer.epoch}, update {trainer.global_step}")
+
+
+def use_later_best(trainer: Resumable, path: Path) -> None:
+    """Takes the best epoch from best.pth, if it is later than the state.
+
+    A run that was killed may have written best.pth after its last state. It will come to that epoch again; but with
+    other settings its scores may differ, and then `best_metric` must still be that of the file.
+    """
+    epoch, scores = on_rank_0(best_epoch_in, path)
+    if epoch is None:
+        print(f"{path} is damaged; the next epoch writes it again")
+        trainer.best_metric = {}
+    elif epoch > trainer.epoch - (trainer.epoch_step > 0):
+        trainer.best_epoch, trainer.best_metric = epoch, scores
+
+
+def best_epoch_in(path: Path) -> tuple[int | None, dict[str, float]]:
+    """The epoch of a best.pth and its scores; 0 if there is no such file, None if it is damaged."""
+    if not path.is_file():
+        return 0, {}
+    if not file.is_intact(path):
+        return None, {}
+    best = file.load(path)
+    return best["epoch"], best["best_metric"]
+
+
+# ---- what a state must agree with ----
+
+
+def num_parts(state: Mapping[str, Any]) -> int:
+    """The number of parts of the network in a state; a UserError if there is none."""
+    parts = sum(name.removeprefix("model").isdigit() for name in state)
+    if not parts or "meta" not in state:
+        raise UserError("the checkpoint holds no model0 or no meta: it was not written by save_state")
+    return parts
+
+
+def check_task(state: Mapping[str, Any], task_type: str, path: str | Path) -> None:
+    """Raises a UserError if the state is of another task."""
+    if state.get("task_type") != task_type:
+        raise UserError(
+            f"{path} is of the task {state.get('task_type')!r} and this is {task_type!r}; "
+            "give a checkpoint of this project"
+        )
+
+
+def check_network(state: Mapping[str, Any], model_list: Sequence[nn.Module], path: str | Path) -> None:
+    """Raises a UserError that names the first difference where the state is of another network."""
+    parts = num_parts(state)
+    if parts != len(model_list):
+        raise UserError(f"{path} holds {parts} parts and the network has {len(model_list)}; set num_parts to {parts}")
+    for number, model in enumerate(model_list):
+        saved = {name: tuple(value.shape) for name, value in state[f"model{number}"].items()}
+        own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        for name in sorted(saved.keys() | own.keys()):
+            if saved.get(name) != own.get(name):
+                raise UserError(
+                    f"{path} is of another network: {name!r} of part {number} has shape "
+                    f"{saved.get(name, 'none')} there and {own.get(name, 'none')} here"
+                )
+
+
+def check_continues(state: Mapping[str, Any], trainer: Resumable, path: str | Path) -> None:
+    """Raises a UserError if the trainer cannot continue from the state: other optimizers, data or epochs."""
+    if "scaler" not in state:
+        raise UserError(f"{path} holds weights only; continue from an epoch<N>.pth, or load it with optim=False")
+    saved = sum(name.removeprefix("optimizer").isdigit() for name in state)
+    if saved != (optimizers := len(trainer.optimizer_list)):
+        raise UserError(f"{path} holds the states of {saved} optimizers and optimizer_list has {optimizers}")
+    needed = {*ALWAYS, *TO_CONTINUE, "training_losses", "rng_states", "data"}
+    if missing := sorted(needed - state.keys()):
+        raise UserError(f"{path} lacks {', '.join(missing)}: another version of the engine wrote it; start a new run")
+    if state["epoch"] > trainer.epochs:
+        raise UserError(f"{path} has {state['epoch']} epochs behind it; epochs is {trainer.epochs}, set it to more")
+    there, here = {**state["meta"], **state["data"]}, {**trainer.meta, **trainer.data_sizes()}
+    for name in sorted(there.keys() | here.keys()):
+        if not alike(there.get(name), here.get(name)):
+            what = f"{there[name]:,} {name}, not {here[name]:,}" if name in state["data"] else f"{name!r} differs"
+            raise UserError(f"{path} was trained on other data: {what}; give the same, or start a new run")
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two plain values are the same but for rounding."""
+    match one, other:
+        case dict(), dict():
+            return one.keys() == other.keys() and all(alike(value, other[name]) for name, value in one.items())
+        case list(), list():
+            return len(one) == len(other) and all(map(alike, one, other))
+        case float(), float():
+            return math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-6)
+    return bool(one == other)

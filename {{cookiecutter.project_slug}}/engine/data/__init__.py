@@ -1,0 +1,1 @@
+"""From samples to batches: data set splits, the order of samples, loaders."""

@@ -1,0 +1,106 @@
+"""Data set splits: training, validation and test samples, and a validation set held out if there is none."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..runtime.errors import UserError
+from ..runtime.seeding import epoch_generator
+
+
+class Split(Dataset[Any]):
+    """One split of a data set: the samples of inputs `x` and targets `y` at `indices`, read a whole batch at a time.
+
+    Args:
+        x: inputs that a tensor of sample numbers, shape (B,), indexes to a batch: a tensor, or an object that reads
+            files when it is indexed.
+        y: targets, indexed in the same way.
+        indices: numbers of the samples that belong to this split, shape (N,).
+    """
+
+    def __init__(self, x: Any, y: Any, indices: Tensor) -> None:
+        self.x = x
+        self.y = y
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitems__(self, positions: list[int]) -> tuple[Any, Any]:
+        samples = self.indices[positions]
+        return self.x[samples], self.y[samples]
+
+    def __getitem__(self, position: int) -> tuple[Any, Any]:
+        x, y = self.__getitems__([position])
+        return x[0], y[0]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading needs no worker process."""
+        return isinstance(self.x, Tensor) or getattr(self.x, "in_memory", False)
+
+    def preview(self, count: int) -> tuple[Any, Any]:
+        """A batch of so many samples from all over the split, always the same ones, for figures."""
+        return self.__getitems__(torch.randperm(len(self), generator=epoch_generator(0, 0))[:count].tolist())
+
+    def eval_batches(self, batch_size: int) -> list[list[int]]:
+        """The batches of an evaluation, as positions in the split: in order, none left out, the last may be smaller."""
+        return [list(range(start, min(start + batch_size, len(self)))) for start in range(0, len(self), batch_size)]
+
+
+def hold_out(groups: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the samples to train on and of those held out: `fraction` of every group, chosen by the seed.
+
+    Args:
+        groups: number of each sample's group, shape (N,): its class, or 0 for all to hold out regardless of class.
+        fraction: part held out, 0 to 1; a group with two or more samples gives at least one and keeps at least one.
+        seed: chooses the samples.
+    """
+    order = torch.randperm(len(groups), generator=epoch_generator(seed, 0))
+    held: list[Tensor] = []
+    for group in groups.unique():
+        members = order[groups[order] == group]
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held.append(members[:count])
+    held_out = torch.cat(held).sort().values
+    kept = torch.ones(len(groups), dtype=torch.bool)
+    kept[held_out] = False
+    return kept.nonzero().flatten(), held_out
+
+
+def choose_splits(groups: Mapping[str, Tensor], fraction: float, seed: int) -> dict[str, tuple[str, Tensor]]:
+    """By split, train, val and, if there is one, test: from which split on the disk its samples are, and their numbers.
+
+    Without a val split a part of train is held out; test never chooses the model.
+
+    Args:
+        groups: of each split on the disk, the number of each sample's group, shape (N,).
+        fraction: part of train to hold out.
+        seed: chooses the samples.
+
+    Raises:
+        UserError: nothing can be held out.
+    """
+    chosen = {name: (name, torch.arange(len(members))) for name, members in groups.items()}
+    if "val" not in chosen:
+        kept, held_out = hold_out(groups["train"], fraction, seed)
+        if not len(held_out):
+            raise UserError("train has too few samples to hold some out; add samples, or a val split")
+        chosen |= {"train": ("train", kept), "val": ("train", held_out)}
+    return {name: chosen[name] for name in ("train", "val", "test") if name in chosen}
+
+
+def make_splits(
+    data: Mapping[str, tuple[Any, Any]], groups: Mapping[str, Tensor], fraction: float, seed: int
+) -> dict[str, Split]:
+    """The splits that `choose_splits` selects, of inputs and targets in `data`."""
+    chosen = choose_splits(groups, fraction, seed)
+    return {name: Split(*data[source], indices) for name, (source, indices) in chosen.items()}
+
+
+def sizes_of(splits: Mapping[str, Split]) -> str:
+    """How many samples each split has, in words: "900 train, 100 val"."""
+    return ", ".join(f"{len(split):,} {name}" for name, split in splits.items())

@@ -1,0 +1,65 @@
+"""Gradients of several optimizers together: cleared, checked for NaN and inf, clipped by one norm."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..distributed.fsdp import full_tensor, is_sharded, local_shard
+from ..distributed.parallel import all_reduce_gradients
+from ..runtime import shortcuts
+
+
+def parameters_of(optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    """All that the optimizers update."""
+    return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+
+
+class Gradients:
+    """The gradients of all that these optimizers update.
+
+    Args:
+        optimizers: some or all of a trainer's, after `place_parts`, which may give them shards.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = optimizers
+        self.parameters = parameters_of(optimizers)
+        self.plain: bool | None = None  # whether none is sparse, complex or sharded, once that is known
+
+    def zero(self) -> None:
+        """Forgets them."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def all_reduce(self) -> None:
+        """Makes each the mean over the processes."""
+        all_reduce_gradients(self.parameters)
+
+    def flag_non_finite(self, flag: Tensor) -> None:
+        """Sets `flag`, a scalar on their device, to 1 if one of this process is NaN or inf; does not synchronise."""
+        gradients = self._present()
+        shortcuts.flag_non_finite(gradients if self.plain else [local_shard(g) for g in gradients], flag)
+
+    def clip(self, scaler: torch.amp.GradScaler, max_norm: float) -> Tensor:
+        """Their norm, before one factor scales all of them so that it is at most `max_norm`; 0 does not clip.
+
+        The scaler skips the step of a part that overflows in fp16; the others then get gradients of zero.
+        """
+        for optimizer in self.optimizers:
+            scaler.unscale_(optimizer)
+        norm = full_tensor(nn.utils.get_total_norm(self._present()))
+        if max_norm:
+            nn.utils.clip_grads_with_norm_(self.parameters, max_norm, torch.where(norm.isfinite(), norm, torch.inf))
+        return norm
+
+    def _present(self) -> list[Tensor]:
+        """Those that there are, as real numbers: of sparse ones the values, of complex ones both components."""
+        gradients = [g for p in self.parameters if (g := p.grad) is not None]
+        if self.plain is None:
+            self.plain = not any(g.is_sparse or g.is_complex() or is_sharded(g) for g in gradients)
+        if not self.plain:
+            gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+            gradients = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
+        return gradients

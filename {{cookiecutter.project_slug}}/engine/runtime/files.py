@@ -1,0 +1,52 @@
+"""Atomic writes: a file is there whole or not at all, and on the disk when the write returns."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import UserError
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file that replaces `path` when the block ends without an exception; it is then on the disk.
+
+    Raises:
+        UserError: the disk is full or cannot be written; what was at `path` is still there.
+    """
+    path = Path(path)
+    # One name for all files of a folder: what a killed process leaves is overwritten by the next write there.
+    unfinished = path.with_name(".unfinished.tmp")
+    try:
+        with open(unfinished, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"cannot write {path} ({error.strerror or error}); free space or allow writing there, "
+                "then continue with --resume auto"
+            ) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Writes the folder's list of file names to the disk: without it a new name may be lost in a power cut."""
+    if os.name != "posix":  # Windows cannot open a folder, and journals its names
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # some network disks cannot
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,205 @@
+"""Settings: what the types in config.py allow, flags, config.json, and what a resumed run may change.
+
+Imports no torch, so that `python train.py --help` answers at once.
+"""
+
+import json
+import math
+import os
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from .runtime.errors import UserError
+from .runtime.files import atomic_write
+
+# ---- types of the fields in config.py ----
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may be; of a tuple, each of its numbers."""
+
+    above: float = -math.inf
+    at_least: float = -math.inf
+    below: float = math.inf
+
+    def problem(self, number: float) -> str:
+        """What is wrong with a number; empty if it is in the range."""
+        if math.isnan(number):
+            return "is no number"
+        if number < self.at_least:
+            return f"must be {self.at_least:g} or more"
+        if number <= self.above:
+            return f"must be above {self.above:g}"
+        return f"must be below {self.below:.15g}" if number >= self.below else ""
+
+
+@dataclass(frozen=True)
+class FormerName:
+    """What an earlier version called the setting: still accepted, as a flag and in config.json."""
+
+    name: str
+
+
+class _Changeable:
+    """Marks a setting that a resumed run may change."""
+
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+
+Positive = Annotated[N, Range(above=0)]
+NonNegative = Annotated[N, Range(at_least=0)]
+Fraction = Annotated[float, Range(at_least=0, below=1)]
+MayChange = Annotated[T, _Changeable()]  # by a resumed run; changing any other setting would make it another run
+
+C = TypeVar("C", bound=Any)  # an instance of the dataclass in config.py
+
+
+def _annotations(config: Any) -> dict[str, list[Any]]:
+    """By setting, what its type is annotated with; of a tuple also what the type of its values is."""
+
+    def extras(hint: Any) -> Iterator[Any]:
+        yield from getattr(hint, "__metadata__", ())
+        for inner in get_args(hint) if get_origin(hint) is not Literal else ():
+            yield from extras(inner)
+
+    hints = get_type_hints(type(config), include_extras=True)
+    return {field.name: list(extras(hints[field.name])) for field in fields(config)}
+
+
+def check_ranges(config: Any) -> None:
+    """Raises a UserError for the first number outside the range that its type in config.py gives."""
+    for name, extras in _annotations(config).items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else [value]:
+            for allowed in (extra for extra in extras if isinstance(extra, Range)):
+                if problem := allowed.problem(number):
+                    raise UserError(f"--{name} {number} {problem}")
+
+
+# ---- from flags and files to settings ----
+
+
+def parse(defaults: C, argv: list[str]) -> C:
+    """The flags in `argv` applied to `defaults`; with --config FILE, to the settings in that file.
+
+    Raises:
+        UserError: a number outside its range, or a FILE that holds no settings of this project.
+        SystemExit: --help, or a flag or value that does not exist; the reason has been printed.
+    """
+    argv = [_present_flag(argument, defaults) for argument in argv]
+    config = _parse_flags(defaults, argv)
+    if config.config != defaults.config:
+        config = _parse_flags(replace(load(defaults, Path(config.config)), resume="", smoke=False), argv)
+    check_ranges(config)
+    return smoke_settings(config) if config.smoke else config
+
+
+def _parse_flags(defaults: C, argv: list[str]) -> C:
+    config: C = tyro.cli(type(defaults), args=argv, default=defaults, use_underscores=True)
+    return config
+
+
+def _present_flag(argument: str, defaults: Any) -> str:
+    """The flag under its present name, if it is given by a former one."""
+    flag, equals, value = argument.partition("=")
+    for name, extras in _annotations(defaults).items():
+        for former in (extra.name for extra in extras if isinstance(extra, FormerName)):
+            for prefix in ("--", "--no_"):
+                if flag == f"{prefix}{former}":
+                    print(f"{flag} is now called {prefix}{name}")
+                    return f"{prefix}{name}{equals}{value}"
+    return argument
+
+
+def smoke_settings(config: C) -> C:
+    """The settings of --smoke: one small epoch on synthetic data, of a network of half the width."""
+    small = {
+        "data": "synthetic", "epochs": 1, "batch_size": 32, "width": max(1, getattr(config, "width", 2) // 2),
+        "resume": "", "log_per_step": 1, "warm_up_epochs": 0.25, "pictures": "none",
+    }  # fmt: skip
+    known = {field.name for field in fields(config)}
+    changed: C = replace(config, **{name: value for name, value in small.items() if name in known})
+    return changed
+
+
+def load(defaults: C, path: Path) -> C:
+    """The settings in a run's config.json.
+
+    Raises:
+        UserError: the file cannot be read, or holds no settings of this project.
+    """
+    try:
+        saved = dict(json.loads(path.read_text("utf-8")))
+        task_type, _ = saved.pop("task_type"), saved.pop("job", "")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} does not hold the settings of a run ({error!r}); start a new run") from error
+    if task_type != defaults.task_type:
+        raise UserError(f"{path} is of a run of the task {task_type!r} and this is {defaults.task_type!r}")
+    hints = get_type_hints(type(defaults))
+    for name, extras in _annotations(defaults).items():
+        for former in (extra.name for extra in extras if isinstance(extra, FormerName)):
+            if former in saved:
+                saved[name] = saved.pop(former)
+        if name not in saved:
+            saved[name] = getattr(defaults, name)
+            print(f"{path} has no {name}: it is {saved[name]!r}")
+        value = saved[name] = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+        if not _has_type(value, hints[name]):
+            raise UserError(f"{path}: {name} is {value!r}; correct it, or start a new run")
+    if unknown := sorted(saved.keys() - hints.keys()):
+        raise UserError(f"{path} has settings that this project does not have: {', '.join(unknown)}; start a new run")
+    config: C = replace(defaults, **saved)
+    return config
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value from a file is of the type of its setting."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_has_type(part, get_args(hint)[0]) for part in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def resumed(defaults: C, argv: list[str], run_folder: Path) -> C:
+    """The settings of the run in that folder, with the flags in `argv` applied.
+
+    Raises:
+        UserError: no settings there that can be read, or a flag that would make it another run.
+    """
+    before = load(defaults, run_folder / "config.json")
+    config = parse(before, argv)
+    for name, extras in _annotations(config).items():
+        old, new = getattr(before, name), getattr(config, name)
+        if new != old and not any(isinstance(extra, _Changeable) for extra in extras):
+            raise UserError(
+                f"--{name} {new} differs from {old}, with which {run_folder} was trained; "
+                "leave it out or start a new run"
+            )
+    return config
+
+
+# ---- from settings to files and words ----
+
+
+def save(config: Any, run_folder: Path) -> None:
+    """Writes the settings of a run into its folder, as config.json."""
+    with atomic_write(run_folder / "config.json") as file:
+        job = os.environ.get("TORCHELASTIC_RUN_ID", "")  # torchrun's name for it, by which a restart finds its run
+        settings = {"task_type": config.task_type, "job": job, **asdict(config)}
+        file.write(f"{json.dumps(settings, indent=2)}\n".encode())
+
+
+def describe(config: Any) -> str:
+    """All settings, in lines of 79 characters."""
+    settings = "  ".join(f"{name}={value}" for name, value in asdict(config).items())
+    return textwrap.fill(settings, 79, break_long_words=False, break_on_hyphens=False)
