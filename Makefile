@@ -21,10 +21,10 @@ docs: $(VENV)/ready
 	$(BIN)/mkdocs build --strict
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 soak: $(VENV)/ready
-	SOAK=$(SOAK) $(BIN)/python -m pytest -n $(JOBS) -rP tests/test_faults.py
+	SOAK=$(SOAK) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP tests/test_faults.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ class Config:
     shift_fraction: Fraction = 0.0625  # training images are padded by this part of their side, then cropped at random
     flip: Annotated[bool, FormerName("mirror")] = True  # flip training images horizontally, in every other epoch
     test_time_flip: bool = True  # evaluate and predict by the mean over an image and its flip; not without flip
-    backbone: str = "small"  # small (16 pixels or more), or one of torchvision's, as resnet18
+    backbone: str = "small"  # small (16 pixels or more), or one of torchvision's, such as resnet18
     from_scratch: bool = False  # start a torchvision backbone from random weights, not from pretrained ones
     width: Positive[int] = 32  # channels of the first trained convolution of small; the cost grows with its square
     label_smoothing: Fraction = 0.1  # part of each target that is spread over all classes
@@ -38,7 +38,7 @@ class Config:
 
     # Optimizers: one for each part of the network
     num_parts: Literal[1, 2, 3] = 1  # parts of the network, each with its own optimizer and learning rate
-    momentum: Fraction = 0.9  # of sgd and muon
+    momentum: Fraction = 0.9  # of sgd, and of muon where that is a choice
     accumulate: Positive[int] = 1  # batches per update; their gradients add up to that of one large batch
 
     # Learning rate

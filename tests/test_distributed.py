@@ -18,13 +18,15 @@ import pytest
 import torch
 from conftest import QUESTIONS, Render
 from engine import UserError
-from engine.data.samplers import LocalBatchSampler
-from engine.distributed.batches import cut, local_range
+from engine.data.loaders import LocalBatchSampler
+from engine.distributed import process_group
+from engine.distributed.batches import cut, local_range, num_samples
 from engine.distributed.fsdp import shard_parts
 from faults import BASE, differences, end_of
 from ranks import cases_of, end_of_run, end_ranks, free_port, run_ranks, said, start_ranks
 from scripts import run_script
 from torch import nn
+from torchmetrics import MeanMetric
 
 HERE = Path(__file__).parent
 
@@ -85,6 +87,39 @@ def test_what_cannot_be_divided_is_refused_in_one_line() -> None:
     for bad in ("text", torch.ones(3), 5):
         with pytest.raises(UserError, match="cannot be divided among processes; make the loaders with"):
             cut((torch.ones(4), bad), slice(1, 3), 4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples"),
+    [
+        (torch.ones(4), 4),
+        ((torch.ones(4, 2), torch.ones(3)), 4),
+        ({"names": ["a"] * 4, "x": torch.ones(4)}, 4),
+        (((torch.ones(4), torch.ones(4, 2)), torch.ones(4)), 4),
+        ((torch.arange(2), [torch.ones(3, 8, 8), torch.ones(3, 9, 9)]), 2),
+    ],
+)
+def test_samples_of_a_batch_are_counted_by_its_first_tensor(batch: Any, samples: int) -> None:
+    assert num_samples(batch) == samples
+
+
+def test_samples_that_cannot_be_counted_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="holds no tensor"):
+        num_samples(["a", "b"])
+    with pytest.raises(UserError, match="starts with a list, and its tensors have the lengths 3, 3, 2"):
+        num_samples(([torch.ones(3, 8, 8), torch.ones(3, 9, 9)], torch.ones(2)))
+
+
+def test_a_metric_that_names_no_sums_is_refused_where_there_are_several_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hits:
+        hits = 0
+
+    monkeypatch.setattr(process_group, "world_size", lambda: 2)
+    process_group.sum_over_processes(MeanMetric())
+    with pytest.raises(UserError, match="Hits in dataset_metrics does not say what is added up over processes"):
+        process_group.sum_over_processes(Hits())
 
 
 @pytest.mark.parametrize("strategy", ["ddp", FSDP])

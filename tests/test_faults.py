@@ -29,6 +29,7 @@ from scripts import run_script, start_script
 from small import Small, data, same, weights
 from torch import Tensor, nn
 from torch.optim import SGD
+from torch.utils.data import DataLoader, Dataset
 
 HERE = Path(__file__).parent
 SOAK = int(os.environ.get("SOAK", 1))  # how many times as much is tried
@@ -210,6 +211,26 @@ def test_handlers_are_given_back_and_a_thread_may_train(tmp_path: Path) -> None:
     thread.join()
     assert checkpoint.states_in(tmp_path / "thread")
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+class SignalAtTheEnd(Small):
+    """Which gets a signal when all is trained and saved."""
+
+    def _save(self) -> Path:
+        path = super()._save()
+        if self.epoch == self.epochs and not self.signals.received:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return path
+
+
+def test_a_signal_after_the_last_update_ends_the_run_too_and_is_over_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = SignalAtTheEnd(tmp_path, epochs=2)
+    with pytest.raises(SystemExit) as end:
+        trainer.fit(2)
+    assert end.value.code == 128 + signal.SIGTERM and "stopped by SIGTERM after update 6" in capsys.readouterr().out
+    assert trainer.test() == {} and trainer.evaluate(trainer.eval_loader)  # in a notebook, where it goes on
 
 
 # ---- files ----
@@ -424,6 +445,64 @@ def test_no_state_is_removed_before_its_successor_is_on_the_disk(
 # ---- what a run may go on with ----
 
 
+def test_a_newer_run_without_a_state_is_named_when_an_older_one_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("old", "newer"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.txt").touch()
+    Small(tmp_path / "old").save_state(tmp_path / "old" / "epoch1.pth")
+    os.utime(tmp_path / "old" / "epoch1.pth", (time.time() - 100,) * 2)
+    assert find_state("auto", tmp_path) == tmp_path / "old" / "epoch1.pth"
+    assert f"{tmp_path / 'newer'} is newer, but has no state" in capsys.readouterr().out
+
+
+def test_a_finished_run_keeps_its_settings(project: Path, tmp_path: Path) -> None:
+    argv = ["train.py", *BASE, "--epochs", "1", "--warm_up_mode", "none", "--ckpt_dir", str(tmp_path / "runs")]
+    assert run_script(project, argv, tmp_path / "output")[0] == 0
+    [settings] = (tmp_path / "runs").glob("*/config.json")
+    before = settings.read_text()
+    status, output = run_script(project, [*argv, "--resume", "auto", "--lr", "0.5"], tmp_path / "output")
+    assert status == 0 and "training has ended with epoch 1" in output and settings.read_text() == before
+
+
+class Noisy(Dataset[Any]):
+    """Samples that draw from the global generator when they are read."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(4), torch.tensor(number % 2)
+
+
+@pytest.mark.parametrize("own", ["generator", "drawn when read"])
+@pytest.mark.parametrize("update", [3, 4, 5])  # at the end of an epoch, and inside the next
+def test_a_run_with_a_loader_of_ones_own_goes_on_exactly(own: str, update: int, tmp_path: Path) -> None:
+    def trainer() -> Small:
+        loader = {
+            "generator": DataLoader(data().dataset, 8, shuffle=True, generator=torch.Generator().manual_seed(5)),
+            "drawn when read": DataLoader(Noisy(), 8, shuffle=True),
+        }[own]
+        return Small(tmp_path, epochs=3, save_per_steps=1, keep_last=0, train_loader=loader)
+
+    whole = trainer()
+    whole.fit(3)
+    resumed = trainer()
+    resumed.load_state(tmp_path / ("epoch1.pth" if update == 3 else f"epoch2_step{update}.pth"))
+    resumed.fit(3)
+    assert same(weights(resumed), weights(whole)) and resumed.best_values == whole.best_values
+
+
+def test_workers_that_persist_are_refused_where_the_data_set_is_told_the_epoch(tmp_path: Path) -> None:
+    class Told(Noisy):
+        def set_epoch(self, epoch: int) -> None: ...
+
+    loader = DataLoader(Told(), 8, num_workers=1, persistent_workers=True)
+    with pytest.raises(UserError, match="persistent_workers would keep the data set of the first epoch"):
+        Small(tmp_path, train_loader=loader).fit(1)
+
+
 def test_more_epochs_after_a_stop_inside_an_epoch_end_like_more_epochs_from_the_start(
     project: Path, tmp_path: Path
 ) -> None:
@@ -529,7 +608,7 @@ def test_the_first_bad_update_is_named_and_no_state_has_it(
     where: str, words: str, value: float, log_per_step: int, clip_grad: float, tmp_path: Path
 ) -> None:
     trainer = Bad(tmp_path, where, value, log_per_step=log_per_step, clip_grad=clip_grad, save_per_steps=2)
-    with pytest.raises(UserError, match=f"{words}.* at update 7; lower lr"):
+    with pytest.raises(UserError, match=f"{words}.* at update 7; continue from"):
         trainer.fit(2)
     assert trainer.global_step <= 7 + log_per_step
     assert [path.name for path in checkpoint.states_in(tmp_path)] == [f"epoch1_step{n}.pth" for n in (6, 4, 2)]

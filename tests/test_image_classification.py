@@ -305,7 +305,7 @@ def test_without_network_and_data_one_line_says_what_to_do(
         (["--data", "nowhere"], ["error: --data nowhere"]),
         (["--batch_size", "-1"], ["error: --batch_size -1 must be above 0"]),
         (["--lr", "-1"], ["error: --lr -1.0 must be above 0"]),
-        (["--val_fraction", "1"], ["error: --val_fraction 1.0 must be below 1"]),
+        (["--val_fraction", "1"], ["error: --val_fraction 1.0 must be 0 or more and below 1"]),
         (["--image_size", "4", "--data", "synthetic"], ["error: --image_size 4 is too small"]),
         (["--resume", "nowhere"], ["error: --resume nowhere"]),
         (["--device", "tpu9", "--data", "synthetic"], ["error: device 'tpu9' is not available"]),

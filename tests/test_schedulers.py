@@ -185,12 +185,22 @@ def test_nothing_warns_on_the_installed_torch() -> None:
             rates(timeline(kind, warm_up_mode="linear", warm_up_epochs=1), [1.0] * EPOCHS)
 
 
+def test_a_warm_up_may_start_at_zero() -> None:
+    optimizer = SGD([torch.zeros(1)], 0.4)
+    schedule, lrs = WarmUpLR(optimizer, 4, init_lr=0.0), []
+    for _ in range(5):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        schedule.step()
+    assert lrs == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda o: WarmUpLR(o, 5, mode="cubic"), ["cubic", "linear, exponential, constant, none"]),
         (lambda o: WarmUpLR(o, 5, init_lr=0.1), ["0.1", "below"]),
-        (lambda o: WarmUpLR(o, 5, init_lr=0.0), ["above 0"]),
+        (lambda o: WarmUpLR(o, 5, init_lr=0.0, mode="exponential"), ["above 0"]),
+        (lambda o: WarmUpLR(o, 5, init_lr=-1e-3), ["0 or more"]),
         (lambda o: WarmUpLR(o, -1), ["-1"]),
         (lambda o: build_schedule(o, timeline("steps")), ["steps", "annealing, step, metric, loss, none"]),
         (lambda o: build_schedule(o, timeline("step", step_size=0)), ["step_size 0"]),

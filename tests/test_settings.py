@@ -49,13 +49,13 @@ def saved(tmp_path: Path, **changed: Any) -> Path:
     [
         (["--width", "0"], "--width 0 must be above 0"),
         (["--lr", "0.1", "0"], "--lr 0.0 must be above 0"),
-        (["--lr", "nan"], "--lr nan is no number"),
-        (["--lr", "inf"], "--lr inf must be below inf"),
-        (["--momentum", "1"], "--momentum 1.0 must be below 1"),
-        (["--momentum", "-0.1"], "--momentum -0.1 must be 0 or more"),
+        (["--lr", "nan"], "--lr nan must be above 0 and finite"),
+        (["--lr", "inf"], "--lr inf must be above 0 and finite"),
+        (["--momentum", "1"], "--momentum 1.0 must be 0 or more and below 1"),
+        (["--momentum", "-0.1"], "--momentum -0.1 must be 0 or more and below 1"),
         (["--clip_grad", "-1"], "--clip_grad -1.0 must be 0 or more"),
-        (["--clip_grad=-inf"], "--clip_grad -inf must be 0 or more"),
-        (["--seed", "100"], "--seed 100 must be below 100"),
+        (["--clip_grad=-inf"], "--clip_grad -inf must be 0 or more and finite"),
+        (["--seed", "100"], "--seed 100 must be 0 or more and below 100"),
     ],
 )
 def test_a_number_outside_its_range_is_named_with_what_is_allowed(flags: list[str], words: str) -> None:
@@ -115,7 +115,7 @@ def test_a_file_of_an_earlier_version_is_read_by_former_names_and_what_it_lacks_
     [
         ({"task_type": "other"}, "is of a run of the task 'other' and this is 'test'"),
         ({"task_type": None}, "does not hold the settings of a run"),
-        ({"epochs": "many"}, "epochs is 'many'; correct it, or start a new run"),
+        ({"epochs": "many"}, "epochs is 'many' and must be a whole number; correct it, or start anew"),
         ({"epochs": True}, "epochs is True"),
         ({"lr": 0.1}, "lr is 0.1"),
         ({"flip": 1}, "flip is 1"),
@@ -133,10 +133,41 @@ def test_a_run_is_repeated_by_its_file_and_flags_win_over_it(tmp_path: Path) -> 
     path = saved(tmp_path, width=16, seed=5, resume="auto", smoke=True)
     again = settings.parse(Config(), ["--seed", "6", "--config", str(path)])
     assert again == replace(Config(), width=16, seed=6, config=str(path))
-    with pytest.raises(UserError, match="nowhere.json does not hold the settings of a run"):
+    with pytest.raises(UserError, match="nowhere.json cannot be read .*; give the config.json of a run"):
         settings.parse(Config(), ["--config", str(tmp_path / "nowhere.json")])
     with pytest.raises(UserError, match="--width 0 must be above 0"):
         settings.parse(Config(), ["--config", str(saved(tmp_path, width=0))])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"lr": 0.1}, "lr is 0.1; it must be a tuple of floats"),
+        ({"lr": [0.1]}, "lr is [0.1]; it must be a tuple of floats"),
+        ({"width": 2.0}, "width is 2.0; it must be a whole number"),
+        ({"flip": "no"}, "flip is 'no'; it must be True or False"),
+        ({"optimizer": "lion"}, "optimizer is 'lion'; it must be one of 'sgd', 'adamw'"),
+        ({"momentum": 1}, "--momentum 1 must be 0 or more and below 1"),
+    ],
+)
+def test_a_value_that_is_given_in_python_is_checked_too(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settings.check_values(Config(**values))
+    assert str(caught.value) == words
+
+
+def test_settings_of_ones_own_may_have_any_type_that_json_has() -> None:
+    @dataclass(frozen=True)
+    class Own:
+        names: list[str]
+        limit: int | None = None
+        margin: float = 1
+
+    settings.check_values(Own(["a"]))
+    settings.check_values(Own([], limit=3))
+    for wrong in (Own([1]), Own([], limit="3")):  # type: ignore[list-item,arg-type]
+        with pytest.raises(UserError):
+            settings.check_values(wrong)
 
 
 def test_a_resumed_run_changes_what_may_change_and_nothing_else(tmp_path: Path) -> None:

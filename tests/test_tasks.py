@@ -12,7 +12,7 @@ import torch
 from classification import MacroF1
 from conftest import QUESTIONS, Render, modules_of
 from engine import UserError, checkpoint, settings
-from engine.data.samplers import EpochSampler
+from engine.data.loaders import EpochSampler
 from PIL import ExifTags, Image
 from sklearn import metrics
 from tables import Table, read_table
@@ -197,14 +197,18 @@ def test_a_run_does_not_go_on_with_other_data(own: Any, tmp_path: Path) -> None:
 
 
 def test_predict_refuses_an_output_or_checkpoint_that_cannot_be(own: Any, trainer: Any, tmp_path: Path) -> None:
-    best, given = tmp_path / "best.pth", tmp_path / "given"
+    best, given, before = tmp_path / "best.pth", tmp_path / "given", tmp_path / "before.csv"
     given.mkdir()
+    before.write_text("of another run")
     trainer.save_state(best, optim=False)
     for output in (given, tmp_path / "none" / "x.csv", best):
         with pytest.raises(UserError, match="--output"):
             own.predict.predict(own.predict.Arguments((best,), best, output))
     with pytest.raises(UserError, match="nothing to predict for" if hasattr(own, "images") else "cannot be read"):
-        own.predict.predict(own.predict.Arguments((given,), best, tmp_path / "x.csv"))
+        own.predict.predict(own.predict.Arguments((given,), best, before))
+    assert before.read_text() == "of another run"
+    with pytest.raises(UserError, match="give something to predict for"):
+        own.predict.predict(own.predict.Arguments((), best, before))
     checkpoint.save({**checkpoint.load(best), "task_type": "other"}, best)
     with pytest.raises(UserError, match=f"is of the task 'other' and this is '{own.config.Config.task_type}'"):
         own.predict.predict(own.predict.Arguments((given,), best, tmp_path / "x.csv"))

@@ -29,7 +29,7 @@ from small import Small, SmallConfig, data, network, read_scalars, record, same,
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 # ---- evaluation ----
 
@@ -714,6 +714,17 @@ def test_groups_with_rates_of_their_own_have_curves_of_their_own(tmp_path: Path)
     assert scalars["lr/part0_group1"][0] == (1, pytest.approx(0.01))
 
 
+@pytest.mark.parametrize(
+    ("log_per_step", "steps"), [(50, [3, 6, 9]), (3, [3, 6, 9]), (2, [2, 4, 6, 8]), (4, [3, 4, 8])]
+)
+def test_every_epoch_has_a_log_point(log_per_step: int, steps: list[int], tmp_path: Path) -> None:
+    """Of three updates each: the last one, if no other is."""
+    scalars = record(Small(tmp_path, epochs=3, log_per_step=log_per_step), tmp_path, 3)
+    for name in ("train/loss", "train/grad_norm", "lr/part0"):
+        assert [step for step, _ in scalars[name]] == steps
+    assert all(value > 0 for _, value in scalars["train/grad_norm"])
+
+
 def test_a_resumed_run_records_no_update_twice(tmp_path: Path) -> None:
     record(Small(tmp_path, log_per_step=1, epochs=3), tmp_path / "runs", 3)
     resumed = Small(tmp_path, log_per_step=1, epochs=3)
@@ -793,6 +804,13 @@ def test_print_helpers_name_what_they_print(tmp_path: Path, capsys: pytest.Captu
 # ---- what is refused ----
 
 
+class Endless(IterableDataset[Tensor]):
+    """Samples without a number."""
+
+    def __iter__(self) -> Any:
+        return iter(lambda: torch.zeros(4), None)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -809,8 +827,13 @@ def test_print_helpers_name_what_they_print(tmp_path: Path, capsys: pytest.Captu
         ({"precision": "int8"}, "precision 'int8' is unknown"),
         ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type 'cosine' is unknown"),
         ({"warm_up_mode": "slow"}, "warm_up_mode 'slow' is unknown"),
-        ({"warm_up_mode": "linear", "warm_up_init_lr": 1.0}, "warm_up_init_lr 1 must be"),
+        ({"warm_up_mode": "linear", "warm_up_init_lr": 1.0}, "warm_up_init_lr 1 must be 0 or more and below"),
+        ({"warm_up_mode": "exponential", "warm_up_init_lr": 0.0}, "warm_up_init_lr 0 must be above 0 and below"),
+        ({"device": "meta"}, "device 'meta' is not available here"),
         ({"optimizer_list": [SGD([nn.Parameter(torch.zeros(1))], 0.1)]}, "'0.weight' of model_list"),
+        ({"meta": {"mean": [1.0, torch.tensor(2.0)]}}, "meta['mean'][1] is a Tensor, which a checkpoint cannot hold"),
+        ({"meta": {"data": Path("a")}}, "which a checkpoint cannot hold"),
+        ({"train_loader": DataLoader(Endless(), 2)}, "train_loader is empty or has no length"),
     ],
 )
 def test_check_init_refuses_in_one_line(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -823,6 +846,49 @@ def test_a_parameter_with_two_optimizers_is_refused(tmp_path: Path) -> None:
     model = network()[0]
     with pytest.raises(UserError, match=r"optimizer_list\[0\] and \[1\] share a parameter"):
         Small(tmp_path, model_list=[model], optimizer_list=[SGD(model.parameters(), 0.1), Adam(model.parameters())])
+
+
+def test_a_parameter_that_no_part_holds_is_refused_since_it_would_not_be_saved(tmp_path: Path) -> None:
+    model, margin = network()[0], nn.Parameter(torch.zeros(3))
+    with pytest.raises(UserError, match=r"parameter of shape \(3,\) that is in no part of model_list"):
+        Small(tmp_path, model_list=[model], optimizer_list=[SGD([*model.parameters(), margin], 0.1)])
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "words"),
+    [
+        ("loss_per_batch", lambda loss: loss, "loss_per_batch must return a dict of scalars by name"),
+        ("loss_per_batch", lambda loss: None, "returned a NoneType"),
+        ("loss_per_batch", lambda loss: {"total": loss}, "'loss', the one to minimise"),
+        ("loss_per_batch", lambda loss: {"loss": 1.0}, "the loss to minimise has no gradient"),
+        ("loss_per_batch", lambda loss: {"loss": loss.detach()}, "the loss to minimise has no gradient"),
+        ("loss_per_batch", lambda loss: {"loss": loss, "kind": "mean"}, "'kind' of loss_per_batch is a str"),
+        ("loss_per_batch", lambda loss: {"loss": loss, "all": loss.expand(3)}, r"'all' has shape \(3,\)"),
+        ("train_step", lambda loss: None, "train_step must return a dict of scalars by name"),
+        ("train_step", lambda loss: {"total": loss}, "'loss', in what train_step returns"),
+        ("metric", lambda loss: None, "metric must return a dict of scalars by name, and returned a NoneType"),
+        ("metric", lambda loss: {"acc": "good"}, "'acc' of metric is a str"),
+        ("metric", lambda loss: {"loss": loss}, "loss and metric both return 'loss'"),
+    ],
+)
+def test_what_a_task_returns_is_checked(method: str, returned: Any, words: str, tmp_path: Path) -> None:
+    def replaced(self: Small, *args: Any) -> Any:
+        x, y = next(iter(self.train_loader))
+        return returned(nn.functional.cross_entropy(self.forward(x), y))
+
+    with pytest.raises(UserError, match=words):
+        type("Wrong", (Small,), {method: replaced})(tmp_path).fit(1)
+
+
+def test_minimize_wants_an_optimizer(tmp_path: Path) -> None:
+    class Nothing(Small):
+        def train_step(self, batch: Any) -> dict[str, Tensor]:
+            losses = self.loss_per_batch(batch)
+            self.minimize(losses["loss"])
+            return losses
+
+    with pytest.raises(UserError, match="minimize has got no optimizer"):
+        Nothing(tmp_path).fit(1)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tmp_path: Path) -> None:

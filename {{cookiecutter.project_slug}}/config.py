@@ -20,7 +20,7 @@ class Config:
     # {% filter replace("# ", "", 1) | indent %}{% include "tasks/" ~ cookiecutter.task_type ~ "/settings.py" %}{% endfilter %}
     # Optimizers: one for each part of the network
     num_parts: Literal[1, 2, 3] = {{ cookiecutter.num_parts }}  # parts of the network, each with its own optimizer and learning rate
-    momentum: Fraction = 0.9  # of sgd and muon
+    momentum: Fraction = 0.9  # of sgd, and of muon where that is a choice
     accumulate: Positive[int] = 1  # batches per update; their gradients add up to that of one large batch
 
     # Learning rate

@@ -49,7 +49,7 @@ class Predictor:
         return self.task.inference(x)
 
     def predict(self, inputs: Sequence[str | Path], output: str | Path = "predictions.csv") -> Rows:
-        """A row for each input, as the command prints them; other files, as masks, go beside `output`."""
+        """A row for each input, as the command prints them; other files, such as masks, go beside `output`."""
         return [row for rows in self.batches([Path(path) for path in inputs], Path(output), 32) for row in rows]
 
     def batches(self, inputs: Sequence[Path], output: Path, batch_size: int) -> Iterator[Rows]:
@@ -73,16 +73,20 @@ def load(path: str | Path, device: str = "auto") -> Predictor:
     """
     from engine import checkpoint
     from engine.checkpoint.state import check_task, num_parts
+    from engine.runtime.devices import pick_device
+    from engine.runtime.seeding import preserve_rng_state
     from model import build_model_list
     from task import Task
 
     state = checkpoint.load(path)
     check_task(state, Config.task_type, path)
-    task, meta = Task.without_data(replace(Config(), device=device, precision="fp32")), state["meta"]
-    try:
-        task.model_list = build_model_list(meta, num_parts(state))
-    except KeyError as missing:
-        raise UserError(f"{path} lacks {missing}: another version of model.py wrote it") from missing
+    meta = state["meta"]
+    with preserve_rng_state(pick_device(device)):  # the random weights that are replaced cost the caller no numbers
+        task = Task.without_data(replace(Config(), device=device, precision="fp32"))
+        try:
+            task.model_list = build_model_list(meta, num_parts(state))
+        except KeyError as missing:
+            raise UserError(f"{path} lacks {missing}: another version of model.py wrote it") from missing
     task.load_state(path, optim=False)
     return Predictor(task, meta)
 
@@ -93,6 +97,8 @@ def predict(arguments: Arguments) -> None:
     Raises:
         UserError: a flag or a checkpoint that cannot be used, or an input that cannot be read.
     """
+    if not arguments.inputs:
+        raise UserError("give something to predict for, as in: python predict.py --checkpoint FILE INPUT...")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} must be 1 or more")
     if not arguments.output.parent.is_dir() or arguments.output.is_dir():
@@ -102,7 +108,6 @@ def predict(arguments: Arguments) -> None:
     predictor = load(arguments.checkpoint, arguments.device)
     from engine.monitor.console import print_table
 
-    arguments.output.unlink(missing_ok=True)
     written = 0
     for rows in predictor.batches(arguments.inputs, arguments.output, arguments.batch_size):
         # Batch by batch: if an input cannot be read, the predictions before it are in the file.

@@ -39,7 +39,10 @@ def train(argv: list[str]) -> None:
             trainer.check_init()
             if state_path:
                 trainer.load_state(state_path)
-            on_rank_0(settings.save, config, folder)
+            if trainer.is_finished():
+                print(f"training has ended with epoch {trainer.epoch}; more --epochs would continue it")
+            else:
+                on_rank_0(settings.save, config, folder)
             trainer.save_lr_curve()
             with open_writer(folder / "runs", trainer.first_record()) as trainer.writer:
                 if config.model_info:
@@ -47,7 +50,8 @@ def train(argv: list[str]) -> None:
                 trainer.fit(config.epochs)
                 trainer.print_best_metrics()
                 trainer.print_final_lr()
-                trainer.record_result(asdict(config), trainer.test())
+                used = on_rank_0(settings.load, Config(), folder / "config.json")
+                trainer.record_result(asdict(used), trainer.test())
             seconds, losses = time.perf_counter() - began, trainer.logged_losses
             print(console.smoke_line(losses, seconds) if config.smoke else console.end_lines(folder, seconds))
 

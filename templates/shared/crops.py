@@ -65,9 +65,9 @@ class Resized:
 
 
 def read_splits(files: dict[str, list[Path]], image_size: int) -> dict[str, Any]:
-    """The images of each split, (N, 3, S, S): in memory if all fit. S is `image_size`, or if that is 0, usual.
+    """The images of each split, (N, 3, S, S), in memory if all fit.
 
-    The usual size is the median shorter side of the training images, 16 at least and 224 at most.
+    S is `image_size`; 0 means the median shorter side of the training images, 16 at least and 224 at most.
     """
     size = image_size or max(16, min(224, median_shorter_side(_some_sizes(files["train"]))))
     keep = sum(map(len, files.values())) * 3 * size**2 <= FITS_INTO_MEMORY

@@ -43,7 +43,7 @@ class Tee:
             self._raise_unless_full(error)
 
     def _raise_unless_full(self, error: OSError) -> None:
-        """Raises the error, as of a pipe that was closed, unless the console is a file on a full disk."""
+        """Raises the error, for instance of a closed pipe, unless the console is a file on a full disk."""
         if error.errno not in DISK_FULL:
             raise error
         self._warn_once(self.log, f"the console lacks lines from here on: {error}")

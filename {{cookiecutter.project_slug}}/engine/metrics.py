@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -37,10 +37,16 @@ def compute(dataset_metrics: Mapping[str, DatasetMetric]) -> dict[str, float]:
     return {name: float(metric.compute()) for name, metric in dataset_metrics.items()}
 
 
-def check_scalar(name: str, value: Tensor) -> None:
-    """Raises a UserError for a value of more than one number."""
-    if value.numel() != 1:
-        raise UserError(f"{name!r} has shape {tuple(value.shape)}: return its mean over the batch, a scalar")
+def check_scalars(values: Any, source: str) -> None:
+    """Raises a UserError, which names the method that returned them, unless these are scalars by name."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{source} must return a dict of scalars by name, and returned a {type(values).__name__}")
+    for name, value in values.items():
+        if torch.is_tensor(value):
+            if value.numel() != 1:
+                raise UserError(f"{name!r} has shape {tuple(value.shape)}: return its mean over the batch, a scalar")
+        elif not isinstance(value, SupportsFloat):
+            raise UserError(f"{name!r} of {source} is a {type(value).__name__}; return a number or a scalar tensor")
 
 
 class BadValue(NamedTuple):
@@ -68,15 +74,10 @@ class SampleMeans:
         self.bad: list[BadValue] = []
 
     def add(self, values: Mapping[str, Any], samples: int, update: int = 0) -> None:
-        """Adds the means of one batch, scalars by name, and the number of the update that it belongs to.
-
-        Raises:
-            UserError: a value that is no scalar.
-        """
+        """Adds the means of one batch, scalars by name, and the number of the update that it belongs to."""
         for name, value in values.items():
             value = value.detach() if torch.is_tensor(value) else torch.as_tensor(value)
             if value.dim():
-                check_scalar(name, value)
                 value = value.reshape(())
             unread = self.unread.setdefault(name, [])
             unread.append((value, samples, update))
@@ -149,7 +150,7 @@ class TrainingLosses:
             yield name, (total + more, count + samples)
 
 
-WORST = {"max": -math.inf, "min": math.inf}  # by mode, what every value improves on
+WORST = {"max": -math.inf, "min": math.inf}  # by mode, the best value before the first one
 
 
 def improves(value: float, best: float, mode: str, threshold: float = 0.0) -> bool:
@@ -157,7 +158,7 @@ def improves(value: float, best: float, mode: str, threshold: float = 0.0) -> bo
     return value > best * (1 + threshold) if mode == "max" else value < best * (1 - threshold)
 
 
-# Words in names of scores by which one knows what is better.
+# Whether a higher or a lower score is better, by words in its name.
 MODES = {
     **dict.fromkeys(("acc", "accuracy", "ap", "auc", "auroc", "dice", "f1", "iou", "map", "miou", "precision"), "max"),
     **dict.fromkeys(("psnr", "r2", "recall", "ssim"), "max"),

@@ -22,7 +22,8 @@ SMALLEST_SCALE = 2.0**-8  # of fp16 gradients; GradScaler starts with 2**16 and 
 def non_finite_error(what: str) -> UserError:
     """The error for a number that has become NaN or inf, with what helps against it."""
     return UserError(
-        f"{what}; lower lr, warm up longer or set clip_grad, and continue from the last saved state with --resume auto"
+        f"{what}; continue from the last saved state with a lower lr (--resume auto --lr ...), or start a new run with "
+        "a longer warm-up or a smaller clip_grad"
     )
 
 
@@ -63,7 +64,7 @@ class NonFiniteWatch:
 
 
 def check_weights(parameters: Sequence[Tensor], scaler: torch.amp.GradScaler, update: int) -> None:
-    """Raises a UserError if a weight is NaN or inf, or fp16 has overflowed for ever: such a state is not saved."""
+    """Raises a UserError if a weight is NaN or inf, or fp16 overflows at every scale: it is not saved."""
     weights = [local_shard(p.detach()) for p in parameters if p.requires_grad]
     norm = nn.utils.get_total_norm([weight for weight in weights if weight.numel()], math.inf)
     if not all(all_gather(bool(norm.isfinite()))):

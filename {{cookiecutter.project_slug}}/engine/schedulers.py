@@ -1,7 +1,8 @@
 """Learning-rate schedules with a warm-up: the learning rate of each update is a function of the update's number.
 
 A new schedule is a subclass with one formula and an entry in SCHEDULES; a new warm-up is an entry in WARM_UPS. Name
-either in config.py, too.
+either in config.py, too; a setting of its own is a field there, and a property in ScheduleConfig. `last_epoch`, torch's
+name, is the number of the next update.
 """
 
 import math
@@ -35,7 +36,7 @@ class WarmUpLR(LRScheduler):
     Args:
         optimizer: every parameter group has its own base learning rate.
         total: length of the warm-up in updates; 0 for none.
-        init_lr: learning rate of update 0; positive and below every base learning rate.
+        init_lr: learning rate of update 0; 0 or more, above 0 for exponential, and below every base learning rate.
         mode: a key of WARM_UPS.
 
     Raises:
@@ -52,10 +53,11 @@ class WarmUpLR(LRScheduler):
         self.mode = mode
         for group in optimizer.param_groups:
             base = float(group.get("initial_lr", group["lr"]))
-            if self.total and not 0 < init_lr < base:
+            if self.total and not (0 < init_lr < base or init_lr == 0 and mode != "exponential"):
+                least = "above 0" if mode == "exponential" else "0 or more"
                 raise UserError(
-                    f"warm_up_init_lr {init_lr:g} must be above 0 and below the base learning rate {base:g}; "
-                    "lower it or set warm_up_mode to none"
+                    f"warm_up_init_lr {init_lr:g} must be {least} and below the base learning rate {base:g}; "
+                    f"change it or set warm_up_mode to {'linear' if init_lr == 0 else 'none'}"
                 )
         super().__init__(optimizer)
         self.configured_lrs = [float(lr) for lr in self.base_lrs]

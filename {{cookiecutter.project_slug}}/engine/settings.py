@@ -10,7 +10,8 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -28,15 +29,14 @@ class Range:
     at_least: float = -math.inf
     below: float = math.inf
 
-    def problem(self, number: float) -> str:
-        """What is wrong with a number; empty if it is in the range."""
-        if math.isnan(number):
-            return "is no number"
-        if number < self.at_least:
-            return f"must be {self.at_least:g} or more"
-        if number <= self.above:
-            return f"must be above {self.above:g}"
-        return f"must be below {self.below:.15g}" if number >= self.below else ""
+    def __contains__(self, number: float) -> bool:
+        return self.at_least <= number < self.below and number > self.above
+
+    def __str__(self) -> str:
+        words = [f"{self.at_least:g} or more"] if self.at_least > -math.inf else []
+        words += [f"above {self.above:g}"] if self.above > -math.inf else []
+        words += [f"below {self.below:.15g}"] if self.below < math.inf else []
+        return " and ".join(words)
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,18 @@ def _annotations(config: Any) -> dict[str, list[Any]]:
     return {field.name: list(extras(hints[field.name])) for field in fields(config)}
 
 
-def check_ranges(config: Any) -> None:
-    """Raises a UserError for the first number outside the range that its type in config.py gives."""
+def check_values(config: Any) -> None:
+    """Raises a UserError for the first value that is not what its type in config.py allows."""
+    hints = get_type_hints(type(config))
     for name, extras in _annotations(config).items():
         value = getattr(config, name)
+        if not _has_type(value, hints[name]):
+            raise UserError(f"{name} is {value!r}; it must be {_words(hints[name])}")
         for number in value if isinstance(value, tuple) else [value]:
             for allowed in (extra for extra in extras if isinstance(extra, Range)):
-                if problem := allowed.problem(number):
-                    raise UserError(f"--{name} {number} {problem}")
+                if number not in allowed:
+                    finite = "" if abs(number) < math.inf else " and finite"
+                    raise UserError(f"--{name} {number} must be {allowed}{finite}")
 
 
 # ---- from flags and files to settings ----
@@ -97,7 +101,7 @@ def parse(defaults: C, argv: list[str]) -> C:
     config = _parse_flags(defaults, argv)
     if config.config != defaults.config:
         config = _parse_flags(replace(load(defaults, Path(config.config)), resume="", smoke=False), argv)
-    check_ranges(config)
+    check_values(config)
     return smoke_settings(config) if config.smoke else config
 
 
@@ -138,8 +142,12 @@ def load(defaults: C, path: Path) -> C:
     try:
         saved = dict(json.loads(path.read_text("utf-8")))
         task_type, _ = saved.pop("task_type"), saved.pop("job", "")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} does not hold the settings of a run ({error!r}); start a new run") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give the config.json of a run") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{path} does not hold the settings of a run ({error!r}); give another, or start anew"
+        ) from error
     if task_type != defaults.task_type:
         raise UserError(f"{path} is of a run of the task {task_type!r} and this is {defaults.task_type!r}")
     hints = get_type_hints(type(defaults))
@@ -150,9 +158,11 @@ def load(defaults: C, path: Path) -> C:
         if name not in saved:
             saved[name] = getattr(defaults, name)
             print(f"{path} has no {name}: it is {saved[name]!r}")
-        value = saved[name] = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+        if isinstance(saved[name], list) and get_origin(hints[name]) is tuple:
+            saved[name] = tuple(saved[name])  # which JSON does not have
+        value = saved[name]
         if not _has_type(value, hints[name]):
-            raise UserError(f"{path}: {name} is {value!r}; correct it, or start a new run")
+            raise UserError(f"{path}: {name} is {value!r} and must be {_words(hints[name])}; correct it, or start anew")
     if unknown := sorted(saved.keys() - hints.keys()):
         raise UserError(f"{path} has settings that this project does not have: {', '.join(unknown)}; start a new run")
     config: C = replace(defaults, **saved)
@@ -160,14 +170,26 @@ def load(defaults: C, path: Path) -> C:
 
 
 def _has_type(value: Any, hint: Any) -> bool:
-    """Whether a value from a file is of the type of its setting."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_has_type(part, get_args(hint)[0]) for part in value)
+    """Whether a value is of the type of its setting."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in args)
+    if origin in (Union, UnionType):
+        return any(_has_type(value, arg) for arg in args)
+    if origin in (tuple, list):
+        return isinstance(value, origin) and all(_has_type(part, args[0]) for part in value)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value) is hint
+
+
+def _words(hint: Any) -> str:
+    """The type of a setting in words."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    if get_origin(hint) is tuple:
+        return f"a tuple of {get_args(hint)[0].__name__}s"
+    return {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}.get(hint, str(hint))
 
 
 def resumed(defaults: C, argv: list[str], run_folder: Path) -> C:

@@ -25,6 +25,7 @@ from .distributed.parallel import DataParallel, place_parts
 from .distributed.process_group import (
     DelayedMax,
     ProcessGroupConfig,
+    all_gather,
     broadcast_buffers,
     is_rank_0,
     on_rank_0,
@@ -36,7 +37,7 @@ from .metrics import (
     DatasetMetric,
     SampleMeans,
     TrainingLosses,
-    check_scalar,
+    check_scalars,
     compute,
     improves,
     mode_by_name,
@@ -55,7 +56,7 @@ from .runtime.seeding import epoch_seed, preserve_rng_state, seed_everything
 from .runtime.shortcuts import keep_freed_memory
 from .runtime.signals import Stopped, StopSignals
 from .schedulers import Schedule, ScheduleConfig, Timeline, build_schedule
-from .settings import check_ranges
+from .settings import check_values
 
 Losses = dict[str, Any]  # scalars by name: tensors or numbers
 SAMPLES_DRAWN = 64  # in figures, if the data set has `preview`; else one batch
@@ -103,7 +104,7 @@ class MicroBatch(NamedTuple):
 
     first: bool
     last: bool
-    weight: float  # its share of the update's mean loss; with several processes, that of this process's samples
+    weight: float  # local batch size x number of processes / samples of the update
 
 
 class Trainer:
@@ -114,9 +115,14 @@ class Trainer:
 
     Args:
         config: the settings, as an instance of Config in config.py.
+
+    Raises:
+        UserError: a setting of another type or outside its range.
     """
 
     def __init__(self, config: TrainerConfig) -> None:
+        if is_dataclass(config):
+            check_values(config)
         self.config = config
         seed_everything(config.seed)
 
@@ -172,7 +178,7 @@ class Trainer:
         Trainer.__init__(task, config)
         return task
 
-    # ---- settings that tasks know as attributes ----
+    # ---- settings as attributes ----
 
     @property
     def task_type(self) -> str:
@@ -208,7 +214,10 @@ class Trainer:
         return x
 
     def loss(self, pred: Any, y: Any) -> Losses:
-        """Mean losses over the batch, scalars by name: "loss" is minimised, others are only recorded."""
+        """Losses by name, each a mean over the samples of the batch: "loss" is minimised, others are only recorded.
+
+        CrossEntropyLoss with `weight` or `ignore_index` takes other means: they depend on which samples share a batch.
+        """
         return {"loss": self.criterion(pred, y)}
 
     def metric(self, pred: Any, y: Any) -> dict[str, Any]:
@@ -225,6 +234,9 @@ class Trainer:
 
         Override it if the scores need more than the output and the targets. If it returns no "loss", or if only
         `loss_per_batch` is overridden, the losses are those of `loss_per_batch`.
+
+        Raises:
+            UserError: `loss` or `metric` returns something else than scalars by name, or both have one of a name.
         """
         own_loss = self._overrides("loss_per_batch")
         if own_loss and not self._overrides("metric") and not self.dataset_metrics:
@@ -233,22 +245,26 @@ class Trainer:
         pred = self.forward(x)
         for metric in self.dataset_metrics.values():
             metric.update(pred, y)
-        losses = {} if own_loss else self.loss(pred, y)
-        return {**losses, **self.metric(pred, y)}
+        losses, scores = {} if own_loss else self.loss(pred, y), self.metric(pred, y)
+        check_scalars(losses, "loss")
+        check_scalars(scores, "metric")
+        if both := losses.keys() & scores.keys():
+            raise UserError(f"loss and metric both return {min(both)!r}; give one of them another name")
+        return {**losses, **scores}
 
     def train_step(self, batch: Any) -> Losses:
         """One update of all optimizers from a batch: zero_grad, forward, backward, clip, step. Returns the losses.
 
         With --accumulate it is called for each micro-batch, and the step follows the last one. Override it for another
-        update, as of a GAN: run the networks inside `self.autocast()`, call `self.minimize(loss, optimizer)` for each
-        update, and return losses by name, "loss" among them, to be recorded.
+        update, such as a GAN's: run the networks inside `self.autocast()`, call `self.minimize(loss, optimizer)` for
+        each update, and return losses by name, "loss" among them, to be recorded.
         """
         if self.micro_batch.first:
             self.gradients.zero()
         with self.data_parallel.sync(self.micro_batch.last), self.autocast():
             losses = self.data_parallel(self.loss_per_batch, batch)
+        check_scalars(losses, "loss_per_batch")
         require(losses, "loss", "the one to minimise, in what loss_per_batch returns")
-        check_scalar("loss", losses["loss"])
         self._backward(losses["loss"])
         if self.micro_batch.last:
             self._step(self.gradients)
@@ -266,11 +282,8 @@ class Trainer:
         Raises:
             UserError: something is missing or contradictory; the message says what to set.
         """
-        if is_dataclass(self.config):
-            check_ranges(self.config)
         for name in ("model_list", "optimizer_list", "train_loader", "eval_loader"):
-            value = getattr(self, name)
-            if not hasattr(value, "__len__") or len(value) == 0:
+            if not length_of(getattr(self, name)):
                 raise UserError(f"{name} is empty or has no length; set it before check_init()")
         if self.key_mode not in WORST:
             raise UserError(f"key_mode {self.key_mode!r} is unknown; choose one of {', '.join(WORST)}")
@@ -287,11 +300,14 @@ class Trainer:
         if self.config.strategy == "fsdp" and self.precision == "fp16":
             raise UserError("fp16 does not go with the strategy fsdp; set precision to bf16 or fp32")
         check_parameters(self.model_list, self.optimizer_list)
+        state.check_plain(self.meta, "meta")
         keep_freed_memory(self.device)
         if self.config.compile:
             for model in self.model_list:
                 model.compile()
         place_parts(self.model_list, self.optimizer_list, self.device, self.config.strategy)
+        if isinstance(self.criterion, nn.Module):
+            self.criterion.to(self.device)  # the weights of classes, for instance
         self.data_parallel = DataParallel(self.model_list, self.config.strategy)
         self.gradients = Gradients(self.optimizer_list)
         self.lr_scheduler_list = [build_schedule(optimizer, self.timeline()) for optimizer in self.optimizer_list]
@@ -334,17 +350,18 @@ class Trainer:
                 schedule.set_timeline(self.timeline())
         with StopSignals() as self.signals:
             try:
-                while not self._finished():
+                while not self.is_finished():
                     if self.epoch_step < self.updates_per_epoch():
                         self.train_loop()
-                    elif self.last_point[0] == self.global_step:  # first_record made it void: it is recorded again
+                    elif self.last_point[0] == self.global_step:  # resuming has purged its records
                         record_scalars(self.writer, self.last_point[1], self.global_step)
                     self.eval_loop(self.config.save_per_epochs)
                     self._check_stop()
+                if number := max(self._stop_vote.finish(), *all_gather(self.signals.received)):
+                    raise Stopped(number)  # by a signal since the last vote
             except Stopped as stop:
                 print(f"stopped by {stop.signal.name} after update {self.global_step}; saved {self._save()}")
                 raise SystemExit(stop.exit_status) from None
-        self._stop_vote.finish()
         last = run_folder.state_path(self.ckpt_dir, self.epoch, 0)
         on_rank_0(run_folder.prune, last, self.config.keep_last)  # a kill may have come between its save and this
         if self.epoch < self.epochs:
@@ -358,7 +375,7 @@ class Trainer:
             self.speed = console.Speed()
             for micro_batches in grouped(batches, self.config.accumulate):
                 self._update(micro_batches)
-                if self.global_step % self.config.log_per_step == 0:
+                if self._at_log_point(self.global_step):
                     bar.set_postfix_str(self._log_point())
                 self.update_lr_scheduler()
                 bar.update()
@@ -383,16 +400,20 @@ class Trainer:
         with preserve_rng_state(self.device) if self.epoch_step else nullcontext():
             seed_everything(seed := epoch_seed(self.config.seed, self.epoch))
             batches = train_batches(self.train_loader, self.epoch, self.epoch_step * self.config.accumulate)
-            seed_everything(seed, rank())  # from here on each process draws numbers of its own, as for dropout
+            seed_everything(seed, rank())  # from here on each process draws its own numbers, for dropout and the like
             return batches
 
     def _update(self, micro_batches: list[LocalBatch]) -> None:
         """One update of the weights from the micro-batches that share it."""
         samples, steps = sum([batch.global_size for batch in micro_batches]), self._steps
+        own_step = self._overrides("train_step")
         for number, batch in enumerate(micro_batches, 1):
             weight = batch.local_size * world_size() / samples  # the mean over processes is taken afterwards
             self.micro_batch = MicroBatch(number == 1, number == len(micro_batches), weight)
             losses = self.train_step(to_device(batch.data, self.device))
+            if own_step:
+                check_scalars(losses, "train_step")
+                require(losses, "loss", "in what train_step returns, to be recorded")
             self.training_losses.add(losses, batch.local_size, self.global_step + 1)
         if self._steps == steps and world_size() > 1:  # or the processes would have different weights
             raise UserError("train_step has made no update; make each by self.minimize(loss, optimizer)")
@@ -405,7 +426,14 @@ class Trainer:
         return autocast(self.precision, self.device)
 
     def minimize(self, loss: Tensor, *optimizers: Optimizer) -> None:
-        """For a `train_step`: zero_grad, backward, mean over the processes, clip and step of these optimizers."""
+        """For a `train_step`: zero_grad, backward, mean over the processes, clip and step of these optimizers.
+
+        Raises:
+            UserError: no optimizer, or a loss that is no scalar or has no gradient.
+        """
+        if not optimizers:
+            raise UserError("minimize has got no optimizer: give those to update, as minimize(loss, optimizer)")
+        check_scalars({"loss": loss}, "train_step, which minimises it,")
         gradients = Gradients(optimizers)
         gradients.zero()
         self._backward(loss)
@@ -413,6 +441,11 @@ class Trainer:
         self._step(gradients)
 
     def _backward(self, loss: Tensor) -> None:
+        if not (torch.is_tensor(loss) and loss.requires_grad):
+            raise UserError(
+                "the loss to minimise has no gradient: compute it by tensor operations from the network's output, "
+                "without .item(), .detach() or no_grad"
+            )
         weighted = loss if self.micro_batch.weight == 1 else loss * self.micro_batch.weight
         self.scaler.scale(weighted).backward()
 
@@ -423,7 +456,7 @@ class Trainer:
             if self.non_finite.is_full:
                 self._check_finite()
             gradients.flag_non_finite(self.non_finite.flag(update, self.device))
-        if self.config.clip_grad or update % self.config.log_per_step == 0:
+        if self.config.clip_grad or self._at_log_point(update):
             self.grad_norm = gradients.clip(self.scaler, self.config.clip_grad)
         for optimizer in gradients.optimizers:
             self.scaler.step(optimizer)
@@ -433,6 +466,14 @@ class Trainer:
     def _check_finite(self) -> None:
         """Raises a UserError that names the first update since the last log point with NaN or inf."""
         self.non_finite.check(self.training_losses.bad_values())
+
+    def _at_log_point(self, update: int) -> bool:
+        """Whether the update is a log point: every log_per_step, and the last of an epoch without any."""
+        if update % self.config.log_per_step == 0:
+            return True
+        last = self.global_step - self.epoch_step + self.updates_per_epoch()  # of the epoch in training
+        before = last - self.updates_per_epoch()
+        return update == last and last // self.config.log_per_step == before // self.config.log_per_step
 
     def _log_point(self) -> str:
         """Records what came since the last log point, with learning rates and gradient norm; returns the bar's text."""
@@ -448,7 +489,7 @@ class Trainer:
         return console.bar_status(losses["loss"], lrs, speed)
 
     def first_record(self) -> int:
-        """The first update whose TensorBoard records are still to come; those of it and later ones are void."""
+        """The first update whose TensorBoard records are still to be written; those of it and later ones are purged."""
         # A run that was stopped in an evaluation evaluates again, and those records belong to the last update.
         return self.global_step + (self.epoch_step != self.updates_per_epoch())
 
@@ -484,7 +525,8 @@ class Trainer:
         if number := self._stop_vote(self.signals.received):
             raise Stopped(number)
 
-    def _finished(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether nothing is left to train: all epochs are done, or early stopping has run out of patience."""
         out_of_patience = 0 < self.config.early_stopping_patience <= self.epoch - self.best_epoch
         return self.epoch_step == 0 and (self.epoch >= self.epochs or out_of_patience)
 
@@ -504,7 +546,7 @@ class Trainer:
         lrs, is_best = learning_rates(self.optimizer_list), self.best_epoch == self.epoch
         self._table.print_row(self.epoch, self.epochs, train_loss, scores, lrs, seconds, is_best)
         due = self.config.save_per_steps and self.global_step % self.config.save_per_steps == 0
-        if self.epoch % save_per_epochs == 0 or due or self._finished():
+        if self.epoch % save_per_epochs == 0 or due or self.is_finished():
             self._save()
         if self.config.pictures == "epoch":
             self._draw(self.eval_loader, "eval", self.global_step)
@@ -531,6 +573,7 @@ class Trainer:
         data = to_device(batch.data, self.device)
         with self.autocast():
             scores = trainer.eval_scores_per_batch(data)
+            check_scalars(scores, "eval_scores_per_batch")
             return scores if "loss" in scores else {**trainer.loss_per_batch(data), **scores}
 
     def _update_best(self, scores: dict[str, float]) -> None:
@@ -573,7 +616,7 @@ class Trainer:
         """Records the settings beside the scores of the best epoch and of the test set, in TensorBoard's HPARAMS."""
         scores = {f"result/best_{name}": value for name, value in self.best_metric.items()}
         scores |= {f"result/test_{name}": value for name, value in test_scores.items()}
-        # As of the update after the last one, so that a run that continues makes the record void.
+        # As of the update after the last one, so that a run that continues purges it.
         self.writer.add_result(settings, scores, self.global_step + 1)
 
     def inference(self, x: Any) -> Any:
@@ -685,6 +728,14 @@ def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
     raise UserError(
         f"a batch is a {form}, not a pair (x, y); override loss_per_batch, and eval_scores_per_batch for scores"
     )
+
+
+def length_of(value: Any) -> int:
+    """The length of a list or a loader; 0 if it has none, like the loader of an IterableDataset."""
+    try:
+        return len(value)
+    except TypeError:
+        return 0
 
 
 def require(values: Mapping[str, Any], name: str, what: str) -> None:

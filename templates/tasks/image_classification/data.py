@@ -46,7 +46,10 @@ def read_folder(config: Config) -> Found:
     folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
     if not folders.get("train", root / "train").is_dir():
         missing = root / "train" if root.is_dir() else root
-        raise UserError(f"--data {root}: {missing} is no folder; give one with images in CLASS/* or train/CLASS/*")
+        raise UserError(
+            f"--data {root}: {missing} is no folder; give one with images in CLASS/* or train/CLASS/*, "
+            f"or {' or '.join(SOURCES)}"
+        )
     files = {name: find_images(folder) for name, folder in folders.items()}
     for name, paths in files.items():
         if loose := next((path for path in paths if path.parent == folders[name]), None):

@@ -40,7 +40,8 @@ def load(path: str | Path) -> dict[str, Any]:
         UserError: no such file, or a file that is damaged or is no checkpoint.
     """
     if not Path(path).is_file():
-        raise UserError(f"checkpoint {path} does not exist")
+        what = "is a folder; give a file in it, such as best.pth" if Path(path).is_dir() else "does not exist"
+        raise UserError(f"checkpoint {path} {what}")
     if not is_intact(path):
         raise UserError(f"checkpoint {path} is damaged or is no checkpoint; use an older one")
     try:

@@ -106,14 +106,20 @@ def find_state(resume: str, root: str | Path) -> Path | None:
     newest_first = sorted(
         filter(states_in, runs), key=lambda run: max(map(modification_time, states_in(run))), reverse=True
     )
+    damaged = 0
     for path in (path for run in newest_first for path in states_in(run)):
         if is_intact(path):
+            for log in (run / "log.txt" for run in runs if run not in newest_first):
+                if log.is_file() and modification_time(log) > modification_time(path):
+                    print(f"{log.parent} is newer, but has no state: it ended before the first was saved")
             return path
+        damaged += 1
         print(f"{path} is damaged; trying the one before it")
     if resume == "auto":
-        print(f"no state in {root} yet: a new run begins")
+        print(f"no {'intact ' if damaged else ''}state in {root} yet: a new run begins")
         return None
-    raise UserError(f"--resume {resume}: no epoch<N>.pth there; give such a file, a run's folder, or auto")
+    what = f"all {damaged} states there are damaged" if damaged else "no epoch<N>.pth there"
+    raise UserError(f"--resume {resume}: {what}; give such a file, a run's folder, or auto")
 
 
 def modification_time(path: Path) -> float:

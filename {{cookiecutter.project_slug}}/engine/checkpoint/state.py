@@ -1,4 +1,4 @@
-"""What a state holds, and what it must agree with to be continued: the task, the network, optimizers, data."""
+"""What a state holds, and the checks before a run continues from it: same task, network, optimizers and data."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,11 @@ class Resumable(Protocol):
 
 
 def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
-    """The state of a trainer: weights and scores and, with `optim`, all that continuing needs; all ranks call it."""
+    """The state of a trainer, as plain types and tensors; all ranks call it.
+
+    model0 ... (weights and buffers), task_type and the attributes in ALWAYS. With `optim` also optimizer0 ...,
+    lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes), and those in TO_CONTINUE.
+    """
     state: dict[str, Any] = {f"model{number}": model_state(model) for number, model in enumerate(trainer.model_list)}
     state["task_type"] = trainer.task_type
     state |= {name: getattr(trainer, name) for name in ALWAYS}
@@ -161,7 +165,7 @@ def check_network(state: Mapping[str, Any], model_list: Sequence[nn.Module], pat
 def check_continues(state: Mapping[str, Any], trainer: Resumable, path: str | Path) -> None:
     """Raises a UserError if the trainer cannot continue from the state: other optimizers, data or epochs."""
     if "scaler" not in state:
-        raise UserError(f"{path} holds weights only; continue from an epoch<N>.pth, or load it with optim=False")
+        raise UserError(f"{path} holds weights only; continue from an epoch<N>.pth (load_state: or with optim=False)")
     saved = sum(name.removeprefix("optimizer").isdigit() for name in state)
     if saved != (optimizers := len(trainer.optimizer_list)):
         raise UserError(f"{path} holds the states of {saved} optimizers and optimizer_list has {optimizers}")
@@ -175,6 +179,18 @@ def check_continues(state: Mapping[str, Any], trainer: Resumable, path: str | Pa
         if not alike(there.get(name), here.get(name)):
             what = f"{there[name]:,} {name}, not {here[name]:,}" if name in state["data"] else f"{name!r} differs"
             raise UserError(f"{path} was trained on other data: {what}; give the same, or start a new run")
+
+
+def check_plain(value: Any, name: str) -> None:
+    """Raises a UserError for a value that a checkpoint could not be read back with: one of no plain type."""
+    if isinstance(value, (dict, list, tuple)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            check_plain(inner, f"{name}[{key!r}]")
+    elif type(value) not in (str, int, float, bool, type(None)):
+        raise UserError(
+            f"{name} is a {type(value).__name__}, which a checkpoint cannot hold; make it numbers, strings, lists or "
+            "dicts, for instance by .tolist() or str()"
+        )
 
 
 def alike(one: Any, other: Any) -> bool:

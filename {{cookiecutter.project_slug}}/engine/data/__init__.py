@@ -1,1 +1,1 @@
-"""From samples to batches: data set splits, the order of samples, loaders."""
+"""From samples to batches: data set splits (splits.py), the order of samples and their loaders (loaders.py)."""

@@ -1,4 +1,7 @@
-"""Loaders of whole batches, and the batches of an epoch from any loader."""
+"""The order of samples, loaders of whole batches, and the batches of an epoch from any loader.
+
+The order is a function of (seed, epoch); each process gets its range of every batch.
+"""
 
 import atexit
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,16 +9,85 @@ from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from ..distributed.batches import LocalBatch, cut_ranges, loaded_ranges, whole_batches
+from ..distributed.batches import LocalBatch, cut_ranges, loaded_ranges, local_indices, whole_batches
 from ..distributed.process_group import world_size
 from ..runtime.errors import UserError
+from ..runtime.seeding import epoch_generator
 from ..runtime.signals import block_signals, ignore_signals, kill_workers
-from .samplers import EpochSampler, LocalBatchSampler
 from .splits import Split
 
 T = TypeVar("T")
+atexit.register(kill_workers)  # or Python would wait at its end for workers that ignore its SIGTERM
+
+
+class LocalBatchSampler(Sampler[list[int]]):
+    """Batches of sample indices, the same in every epoch; each process gets its range of each.
+
+    Args:
+        batches: the indices of each batch, over all processes.
+    """
+
+    def __init__(self, batches: list[list[int]]) -> None:
+        self.batches = batches
+
+    def global_batches(self) -> Iterator[list[int]]:
+        """The batches over all processes."""
+        return iter(self.batches)
+
+    def sizes(self) -> list[int]:
+        """Their numbers of samples."""
+        return [len(batch) for batch in self.batches]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(local_indices, self.global_batches())
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class EpochSampler(LocalBatchSampler):
+    """Every sample once per epoch, in batches whose order depends on (seed, epoch) alone; the last may be smaller.
+
+    The last batch is never a single sample, on which batch normalisation cannot train, unless all batches are: it takes
+    one from the batch before it or, if that has two, joins it.
+
+    Args:
+        length: number of samples.
+        batch_size: samples per batch, over all processes.
+        seed: of the order; 0 or more.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        self.seed = seed
+        self.length = length
+        self.ends = [*range(batch_size, length, batch_size), length]
+        if length % batch_size == 1 and len(self.ends) > 1:
+            self.ends[-2:-1] = [self.ends[-2] - 1] if batch_size > 2 else []
+        self.start_at(0, 0)
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Chooses the epoch, and the batch that comes first: those before it are not even loaded."""
+        self.epoch = epoch
+        self.first = batch
+
+    def global_batches(self) -> Iterator[list[int]]:
+        """The batches over all processes, in the order of the epoch."""
+        order = torch.randperm(self.length, generator=epoch_generator(self.seed, self.epoch)).tolist()
+        for start, end in self._ranges():
+            yield order[start:end]
+
+    def sizes(self) -> list[int]:
+        """Their numbers of samples."""
+        return [end - start for start, end in self._ranges()]
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        """Where each batch, from the first one on, starts and ends in the order of the epoch."""
+        return list(zip([0, *self.ends], self.ends, strict=False))[self.first :]
+
+    def __len__(self) -> int:
+        return len(self.ends)
 
 
 class Loader(DataLoader[Any]):
@@ -26,8 +98,6 @@ class Loader(DataLoader[Any]):
         super().__init__(*args, **kwargs)
 
     def __iter__(self) -> Any:
-        if self.num_workers:
-            atexit.register(kill_workers)
         with block_signals():
             return super().__iter__()
 
@@ -85,19 +155,33 @@ def _already_a_batch(batch: T) -> T:
 
 
 def train_batches(loader: Iterable[Any], epoch: int, first: int) -> Iterator[LocalBatch]:
-    """The batches of an epoch from number `first` on; the loader's sampler and data set are told the epoch."""
+    """The batches of an epoch from number `first` on; the loader's sampler and data set are told the epoch.
+
+    All that is drawn follows from torch's seed: generators of the loader's own are seeded with it.
+
+    Raises:
+        UserError: persistent workers, which would keep the data set as it was in the first epoch.
+    """
     sampler: Any = getattr(loader, "batch_sampler", None)
+    if getattr(loader, "persistent_workers", False) and hasattr(getattr(loader, "dataset", None), "set_epoch"):
+        raise UserError(
+            "persistent_workers would keep the data set of the first epoch, without set_epoch; leave it out"
+        )
+    for part in (loader, getattr(loader, "sampler", None)):
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(torch.initial_seed())
     skips = hasattr(sampler, "start_at")
     if skips:
         sampler.start_at(epoch, first)
     for name in ("sampler", "batch_sampler", "dataset"):
-        part: Any = getattr(loader, name, None)
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(epoch)
+        told: Any = getattr(loader, name, None)
+        if hasattr(told, "set_epoch"):
+            told.set_epoch(epoch)
     batches = iter(loader)
     for _ in range(0 if skips else first):
         next(batches)
-    if not isinstance(sampler, LocalBatchSampler):
+    if not isinstance(sampler, LocalBatchSampler) and (skips or not first):
         batches = chain([next(batches)], batches)  # a shuffle is drawn now, while all processes draw the same
     return local_batches(loader, batches)
 

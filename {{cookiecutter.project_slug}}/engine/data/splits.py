@@ -72,7 +72,7 @@ def hold_out(groups: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
 
 
 def choose_splits(groups: Mapping[str, Tensor], fraction: float, seed: int) -> dict[str, tuple[str, Tensor]]:
-    """By split, train, val and, if there is one, test: from which split on the disk its samples are, and their numbers.
+    """(split on the disk, sample numbers) for each of train, val and, if there is one, test.
 
     Without a val split a part of train is held out; test never chooses the model.
 

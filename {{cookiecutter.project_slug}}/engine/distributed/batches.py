@@ -15,15 +15,15 @@ class LocalBatch(NamedTuple):
     """This process's range of a batch; the whole batch if there is one process."""
 
     data: Any
-    local_size: int  # samples of it that count: 0 if the process only takes part because all must
+    local_size: int  # samples of it that count; 0 if it only keeps this process in step with the others
     global_size: int  # samples of the batch over all processes
 
 
 def local_range(samples: int) -> tuple[int, int]:
     """The first sample of this process's range of a batch of so many, and the one after its last.
 
-    Ranges follow the ranks. If the batch has two samples, every range has at least two or none, since batch
-    normalisation cannot train on one; a range of none has two equal numbers.
+    Ranges follow the ranks. With two or more samples in the batch every range has at least two or none, since batch
+    normalisation cannot train on one; an empty range starts where it ends.
     """
     sharing = min(world_size(), max(1, samples // 2))
     start, end = (samples * min(rank() + i, sharing) // sharing for i in (0, 1))
@@ -81,16 +81,32 @@ def cut(batch: Any, samples: slice, size: int) -> Any:
 
 
 def num_samples(batch: Any) -> int:
-    """The number of samples in a batch: the length of its first tensor.
+    """The number of samples in a batch: the length of the first tensor in it.
 
     Raises:
-        UserError: the batch holds no tensor.
+        UserError: there is no tensor, or it stands in a list of tensors that differ in length.
     """
+    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if torch.is_tensor(first) and first.dim():
+        return first.shape[0]
+    lengths = list(lengths_of(batch))
+    if not lengths:
+        raise UserError(f"a batch of type {type(batch).__name__} holds no tensor: its samples cannot be counted")
+    if isinstance(first, (tuple, list)) and len(set(lengths)) > 1:
+        raise UserError(
+            f"a batch starts with a list, and its tensors have the lengths {', '.join(map(str, lengths[:4]))}: its "
+            "samples cannot be counted; put a tensor with a row for each sample first, such as their numbers"
+        )
+    return lengths[0]
+
+
+def lengths_of(batch: Any) -> Iterator[int]:
+    """The length of every tensor in a batch."""
     match batch:
         case torch.Tensor() if batch.dim():
-            return batch.shape[0]
-        case tuple() | list() if batch:
-            return num_samples(batch[0])
-        case dict() if batch:
-            return num_samples(next(iter(batch.values())))
-    raise UserError(f"a batch of type {type(batch).__name__} starts with no tensor: its samples cannot be counted")
+            yield len(batch)
+        case tuple() | list():
+            for value in batch:
+                yield from lengths_of(value)
+        case dict():
+            yield from lengths_of(list(batch.values()))

@@ -92,8 +92,8 @@ def fresh_store(store: Any, number: int, world: int) -> Any:
     """A store of keys and values for these processes alone; they meet there and exchange their addresses.
 
     After a restart torchrun hands out the store of the processes before, whose addresses must not be used again. So
-    rank 0 makes up a new prefix for all keys, and answers every process that greets it under that prefix; a prefix
-    from before the restart gets no answer.
+    rank 0 makes up a new prefix for all keys. Every other process writes a key under the prefix that it reads until
+    rank 0 acknowledges it; under a prefix from before the restart nobody does.
     """
     if number == 0:
         prefix = uuid4().hex
@@ -137,7 +137,7 @@ def on_rank_0(function: Callable[..., T], *args: Any) -> T:
 
 @contextmanager
 def rank_0_first() -> Iterator[None]:
-    """The block runs on rank 0 before it runs on the others, as for a download that these then find on the disk."""
+    """The block runs on rank 0 before it runs on the others, which then find on the disk what it has downloaded."""
     if not is_rank_0():
         dist.barrier()
     try:
@@ -151,10 +151,18 @@ def sum_over_processes(metric: Any) -> None:
     """Adds up, in place and over all processes, the attributes of a metric that its `sums` names.
 
     torchmetrics' metrics, which have no `sums`, do so by themselves.
+
+    Raises:
+        UserError: a metric of another kind without `sums`.
     """
-    if world_size() == 1:
+    if world_size() == 1 or hasattr(metric, "dist_sync_fn"):  # which torchmetrics' metrics have
         return
-    for name in getattr(metric, "sums", ()):
+    if not hasattr(metric, "sums"):
+        raise UserError(
+            f"{type(metric).__name__} in dataset_metrics does not say what is added up over processes; name these "
+            'attributes in its class, as sums = ("hits", "total")'
+        )
+    for name in metric.sums:
         values = all_gather(to_device(getattr(metric, name), torch.device("cpu")))
         setattr(metric, name, reduce(operator.add, values))
 
@@ -171,7 +179,7 @@ def broadcast(tensors: list[Tensor]) -> None:
 
 
 def broadcast_buffers(model_list: list[nn.Module]) -> None:
-    """Gives every process the buffers of rank 0, as the running statistics of batch normalisation."""
+    """Gives every process the buffers of rank 0, such as the running statistics of batch normalisation."""
     broadcast([buffer for model in model_list for buffer in model.buffers()])
 
 

@@ -1,1 +1,1 @@
-"""What a run shows: the console, TensorBoard, figures, learning-rate curves, summaries of networks."""
+"""What a run shows: console.py, tensorboard.py, figures.py, learning-rate curves (lr_curve.py), layers (summary.py)."""

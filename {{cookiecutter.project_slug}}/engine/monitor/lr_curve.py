@@ -27,8 +27,8 @@ def lr_curve(timeline: Timeline, base_lrs: Sequence[float], improving: bool) -> 
     Args:
         timeline: the settings and the length of the run.
         base_lrs: one for each curve.
-        improving: whether every evaluation is better than the one before, or none is. Of a schedule that follows the
-            evaluations, the learning rates of every run lie between these two curves.
+        improving: whether every evaluation is better than the one before, or none is: the upper and the lower bound
+            for reduce on plateau.
     """
     optimizer = SGD([{"params": [torch.zeros(1)], "lr": float(b)} for b in base_lrs])
     schedule = build_schedule(optimizer, timeline)

@@ -29,7 +29,7 @@ class Gradients:
         self.plain: bool | None = None  # whether none is sparse, complex or sharded, once that is known
 
     def zero(self) -> None:
-        """Forgets them."""
+        """Sets all of them to None."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -43,19 +43,20 @@ class Gradients:
         shortcuts.flag_non_finite(gradients if self.plain else [local_shard(g) for g in gradients], flag)
 
     def clip(self, scaler: torch.amp.GradScaler, max_norm: float) -> Tensor:
-        """Their norm, before one factor scales all of them so that it is at most `max_norm`; 0 does not clip.
+        """Clips them by their norm over all parts, and returns that norm before clipping; `max_norm` 0: no clipping.
 
         The scaler skips the step of a part that overflows in fp16; the others then get gradients of zero.
         """
         for optimizer in self.optimizers:
             scaler.unscale_(optimizer)
-        norm = full_tensor(nn.utils.get_total_norm(self._present()))
+        norm = nn.utils.get_total_norm(self._present())
+        norm = norm if self.plain else full_tensor(norm)
         if max_norm:
             nn.utils.clip_grads_with_norm_(self.parameters, max_norm, torch.where(norm.isfinite(), norm, torch.inf))
         return norm
 
     def _present(self) -> list[Tensor]:
-        """Those that there are, as real numbers: of sparse ones the values, of complex ones both components."""
+        """Those that are not None, as real tensors: of sparse ones the values, of complex ones both components."""
         gradients = [g for p in self.parameters if (g := p.grad) is not None]
         if self.plain is None:
             self.plain = not any(g.is_sparse or g.is_complex() or is_sharded(g) for g in gradients)

@@ -97,7 +97,10 @@ def name_by_part(parts: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def check_parameters(model_list: Sequence[nn.Module], optimizer_list: Sequence[Optimizer]) -> None:
-    """Raises a UserError unless each trainable parameter has exactly one optimizer; there may be more than parts."""
+    """Raises a UserError unless each trainable parameter has exactly one optimizer, and all are in `model_list`.
+
+    There may be more optimizers than parts.
+    """
     owners: dict[Tensor, int] = {}
     for number, optimizer in enumerate(optimizer_list):
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
@@ -114,3 +117,9 @@ def check_parameters(model_list: Sequence[nn.Module], optimizer_list: Sequence[O
                     f"{name!r} of model_list[{number}] is in no optimizer; "
                     "add it to optimizer_list, or freeze it with requires_grad_(False)"
                 )
+    strangers = owners.keys() - {parameter for model in model_list for parameter in model.parameters()}
+    for parameter in strangers:
+        raise UserError(
+            f"optimizer_list[{owners[parameter]}] has a parameter of shape {tuple(parameter.shape)} that is in no part "
+            "of model_list and so would not be saved; add its module there, as a part that `forward` leaves out"
+        )

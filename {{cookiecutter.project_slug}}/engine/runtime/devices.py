@@ -22,7 +22,7 @@ def pick_device(name: str) -> torch.device:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")
     try:
-        torch.empty(0, device=name)
+        torch.zeros((), device=name).item()  # "meta" makes tensors, but has no values
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device {name!r} is not available here; use auto, cpu, cuda, cuda:1 or mps") from error

@@ -32,7 +32,7 @@ def seed_everything(seed: int, stream: int = 0) -> None:
 
     Args:
         seed: any integer.
-        stream: which of several independent sequences, as the rank of a process.
+        stream: which of several independent sequences, such as the rank of a process.
     """
     seed = (seed + stream * 0x9E3779B97F4A7C15) % 2**64  # far from the seeds of other epochs (Steele et al. 2014)
     random.seed(seed)

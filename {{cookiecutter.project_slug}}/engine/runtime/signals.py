@@ -23,13 +23,13 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
 
 
 class StopSignals:
-    """Inside, SIGTERM and SIGINT (Ctrl-C) are noted in `received` and end nothing; a second SIGINT ends the process.
+    """Inside, SIGTERM and SIGINT (Ctrl-C) only set `received`; a second SIGINT raises KeyboardInterrupt.
 
     Python delivers signals to the main thread alone: entered in another thread this changes nothing.
     """
 
     def __init__(self) -> None:
-        self.received = 0  # number of the first signal; 0 before one comes
+        self.received = 0  # number of the first signal inside; 0 before one comes, and outside
         self.interrupts = 0
         self.process = os.getpid()
         self.handlers: dict[signal.Signals, Any] = {}
@@ -45,6 +45,7 @@ class StopSignals:
             signal.signal(number, handler)
         if self.received:
             kill_workers()
+        self.received = self.interrupts = 0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Notes a signal. Raises KeyboardInterrupt for a second SIGINT."""
