@@ -155,6 +155,7 @@ class Trainer:
         self.best_values: dict[str, float] = {}  # the best value of each loss and score by itself
         self.train_means: dict[str, float] = {}  # mean training losses of the last epoch
         self.last_point: tuple[int, dict[str, float]] = (0, {})  # update and values of the last log point
+        self.log_points = range(0)  # updates of this epoch that are recorded: every log_per_step, or else its last one
         self.logged_losses: list[float] = []  # mean loss at each log point of the epoch
 
         # What training needs besides; check_init makes the rest of it.
@@ -375,7 +376,7 @@ class Trainer:
             self.speed = console.Speed()
             for micro_batches in grouped(batches, self.config.accumulate):
                 self._update(micro_batches)
-                if self._at_log_point(self.global_step):
+                if self.global_step in self.log_points:
                     bar.set_postfix_str(self._log_point())
                 self.update_lr_scheduler()
                 bar.update()
@@ -393,6 +394,9 @@ class Trainer:
             self.epoch, self.epoch_step = self.epoch + 1, 0
             self.training_losses, self.logged_losses = TrainingLosses(), []
             self._epoch_began = time.perf_counter()
+        every, before = self.config.log_per_step, self.global_step - self.epoch_step  # updates before this epoch
+        last = before + self.updates_per_epoch()
+        self.log_points = range(every * (before // every + 1), last + 1, every) or range(last, last + 1)
         for model in self.model_list:
             model.train()
         # All that an epoch draws follows from (seed, epoch). A state inside an epoch holds the generators as they were:
@@ -456,7 +460,7 @@ class Trainer:
             if self.non_finite.is_full:
                 self._check_finite()
             gradients.flag_non_finite(self.non_finite.flag(update, self.device))
-        if self.config.clip_grad or self._at_log_point(update):
+        if self.config.clip_grad or update in self.log_points:
             self.grad_norm = gradients.clip(self.scaler, self.config.clip_grad)
         for optimizer in gradients.optimizers:
             self.scaler.step(optimizer)
@@ -466,14 +470,6 @@ class Trainer:
     def _check_finite(self) -> None:
         """Raises a UserError that names the first update since the last log point with NaN or inf."""
         self.non_finite.check(self.training_losses.bad_values())
-
-    def _at_log_point(self, update: int) -> bool:
-        """Whether the update is a log point: every log_per_step, and the last of an epoch without any."""
-        if update % self.config.log_per_step == 0:
-            return True
-        last = self.global_step - self.epoch_step + self.updates_per_epoch()  # of the epoch in training
-        before = last - self.updates_per_epoch()
-        return update == last and last // self.config.log_per_step == before // self.config.log_per_step
 
     def _log_point(self) -> str:
         """Records what came since the last log point, with learning rates and gradient norm; returns the bar's text."""
