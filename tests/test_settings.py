@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -160,12 +160,13 @@ def test_settings_of_ones_own_may_have_any_type_that_json_has() -> None:
     @dataclass(frozen=True)
     class Own:
         names: list[str]
-        limit: int | None = None
+        sizes: list[Positive[int]] = field(default_factory=lambda: [1])
+        limit: Positive[int] | None = None
         margin: float = 1
 
     settings.check_values(Own(["a"]))
     settings.check_values(Own([], limit=3))
-    for wrong in (Own([1]), Own([], limit="3")):  # type: ignore[list-item,arg-type]
+    for wrong in (Own([1]), Own([], limit="3"), Own([], [2, 0]), Own([], limit=0)):  # type: ignore[list-item,arg-type]
         with pytest.raises(UserError):
             settings.check_values(wrong)
 

@@ -23,7 +23,7 @@ from .runtime.files import atomic_write
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may be; of a tuple, each of its numbers."""
+    """The numbers that a setting may be; of a tuple or list, each of its numbers. None is not checked."""
 
     above: float = -math.inf
     at_least: float = -math.inf
@@ -80,7 +80,8 @@ def check_values(config: Any) -> None:
         value = getattr(config, name)
         if not _has_type(value, hints[name]):
             raise UserError(f"{name} is {value!r}; it must be {_words(hints[name])}")
-        for number in value if isinstance(value, tuple) else [value]:
+        numbers = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
+        for number in numbers:
             for allowed in (extra for extra in extras if isinstance(extra, Range)):
                 if number not in allowed:
                     finite = "" if abs(number) < math.inf else " and finite"

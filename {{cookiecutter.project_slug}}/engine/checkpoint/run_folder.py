@@ -109,9 +109,7 @@ def find_state(resume: str, root: str | Path) -> Path | None:
     damaged = 0
     for path in (path for run in newest_first for path in states_in(run)):
         if is_intact(path):
-            for log in (run / "log.txt" for run in runs if run not in newest_first):
-                if log.is_file() and modification_time(log) > modification_time(path):
-                    print(f"{log.parent} is newer, but has no state: it ended before the first was saved")
+            print_newer_runs(path, [run for run in runs if run not in newest_first])
             return path
         damaged += 1
         print(f"{path} is damaged; trying the one before it")
@@ -120,6 +118,13 @@ def find_state(resume: str, root: str | Path) -> Path | None:
         return None
     what = f"all {damaged} states there are damaged" if damaged else "no epoch<N>.pth there"
     raise UserError(f"--resume {resume}: {what}; give such a file, a run's folder, or auto")
+
+
+def print_newer_runs(path: Path, stateless: list[Path]) -> None:
+    """Names the runs without a state that are newer than the state which is resumed from."""
+    for log in (run / "log.txt" for run in stateless):
+        if log.is_file() and modification_time(log) > modification_time(path):
+            print(f"{log.parent} is newer, but has no state: it ended before the first was saved")
 
 
 def modification_time(path: Path) -> float:
