@@ -72,10 +72,10 @@ def draw_confusion(confusion: Tensor, classes: list[str]) -> Any:
     return figure
 
 
-def class_rows(names: list[str], logits: Tensor, classes: list[str]) -> list[dict[str, str]]:
+def class_rows(names: list[str], logits: Tensor, classes: list[str]) -> list[dict[str, Any]]:
     """A row for each input: its name, the most probable class and its probability, from logits (B, C)."""
     best = logits.softmax(1).max(1)
     return [
-        {"input": name, "class": classes[index], "probability": f"{probability:.4f}"}
+        {"input": name, "class": classes[index], "probability": probability}
         for name, index, probability in zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
     ]

@@ -6,9 +6,10 @@ file of engine/ reads is also in that file's Protocol, as TrainerConfig.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from engine.settings import FormerName, Fraction, MayChange, NonNegative, Positive, Range
+from engine.optim.optimizers import OPTIMIZERS
+from engine.settings import FormerName, Fraction, MayChange, NonNegative, Positive, Range, one_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Config:
     task_type: ClassVar[str] = "image_classification"  # no setting: what task.py, data.py and model.py are for
 
     # Data, network and optimizer
+    SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 16}  # for --smoke and tests
     data: str = "cifar10"  # cifar10 (downloaded into data_dir), synthetic, or a folder with train/CLASS/*
     data_dir: str = "data"  # folder for downloads
     val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val folder
@@ -31,14 +33,14 @@ class Config:
     from_scratch: bool = False  # start a torchvision backbone from random weights, not from pretrained ones
     width: Positive[int] = 32  # channels of the first trained convolution of small; the cost grows with its square
     label_smoothing: Fraction = 0.1  # part of each target that is spread over all classes
-    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"  # sgd has Nesterov momentum; muon: see engine/optim/muon.py
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "sgd"  # see engine/optim/optimizers.py
     lr: MayChange[tuple[Positive[float], ...]] = (0.05,)  # base learning rate: one for all parts, or one per part
     weight_decay: NonNegative[float] = 5e-4  # of weights with 2 dimensions or more; muon: of convolutions
     clip_grad: NonNegative[float] = 4.0  # largest norm of the gradient over all parts; 0: no clipping
 
     # Optimizers: one for each part of the network
     num_parts: Literal[1, 2, 3] = 1  # parts of the network, each with its own optimizer and learning rate
-    momentum: Fraction = 0.9  # of sgd, and of muon where that is a choice
+    momentum: Fraction = 0.9  # of sgd and muon
     accumulate: Positive[int] = 1  # batches per update; their gradients add up to that of one large batch
 
     # Learning rate

@@ -301,7 +301,10 @@ def test_without_network_and_data_one_line_says_what_to_do(
         (["--lr_schedular_type", "step"], ["--lr_schedular_type", "--lr_scheduler_type"]),
         (["--lr_scheduler_type", "stepp"], ["stepp", "annealing"]),
         (["--epochs", "many"], ["--epochs", "many"]),
-        (["--lr", "0.1", "0.2", "--num_parts", "3", "--data", "synthetic"], ["--lr has 2 values, --num_parts is 3"]),
+        (
+            ["--lr", "0.1", "0.2", "--num_parts", "3", "--data", "synthetic"],
+            ["--lr has 2 values, the network (--num_parts) 3 parts"],
+        ),
         (["--data", "nowhere"], ["error: --data nowhere"]),
         (["--batch_size", "-1"], ["error: --batch_size -1 must be above 0"]),
         (["--lr", "-1"], ["error: --lr -1.0 must be above 0"]),

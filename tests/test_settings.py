@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from conftest import QUESTIONS, Render
 from engine import UserError, settings
-from engine.settings import FormerName, Fraction, MayChange, NonNegative, Positive, Range
+from engine.settings import FormerName, Fraction, MayChange, NonNegative, Positive, Range, one_of
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Config:
     """A few settings of every type."""
 
     task_type: ClassVar[str] = "test"
+    SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "width": 4}
     data: str = "own"
     width: Positive[int] = 8
     epochs: MayChange[Positive[int]] = 20
@@ -33,6 +34,9 @@ class Config:
     ckpt_dir: MayChange[str] = "check_point"
     config: MayChange[str] = ""
     resume: MayChange[str] = ""
+    log_per_step: int = 50
+    warm_up_epochs: float = 1.0
+    pictures: str = "end"
     smoke: bool = False
 
 
@@ -181,9 +185,31 @@ def test_a_resumed_run_changes_what_may_change_and_nothing_else(tmp_path: Path) 
             settings.resumed(Config(), ["--resume", str(tmp_path), flag, value], tmp_path)
 
 
-def test_smoke_settings_win_over_flags_and_leave_out_what_a_project_lacks() -> None:
+def test_smoke_settings_win_over_flags() -> None:
     config = settings.parse(Config(), ["--smoke", "--epochs", "9", "--lr", "0.3", "--resume", "auto"])
     assert (config.data, config.epochs, config.width, config.resume, config.lr) == ("synthetic", 1, 4, "", (0.3,))
+
+
+def test_smoke_settings_that_do_not_exist_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Config, "SMOKE", {"widht": 4})
+    with pytest.raises(UserError, match="SMOKE in config.py has 'widht', which is no setting; take it out"):
+        settings.parse(Config(), ["--smoke"])
+    monkeypatch.delattr(Config, "SMOKE")
+    with pytest.raises(UserError, match="Config in config.py has no SMOKE"):
+        settings.parse(Config(), ["--smoke"])
+
+
+def test_a_setting_of_a_table_is_one_of_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Chosen(Config):
+        optimizer: Annotated[str, one_of({"sgd": 1, "adam": 2})] = "sgd"  # type: ignore[assignment]
+
+    assert settings.parse(Chosen(), ["--optimizer", "adam"]).optimizer == "adam"
+    with pytest.raises(SystemExit):
+        settings.parse(Chosen(), ["--optimizer", "adma"])
+    assert "sgd" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--optimizer adma is unknown; choose one of sgd, adam"):
+        settings.check_values(Chosen(optimizer="adma"))
 
 
 def test_the_lines_that_describe_a_run_name_all_settings_in_79_columns() -> None:

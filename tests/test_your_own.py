@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Render
+from ranks import run_ranks
 from scripts import run_script
 
 DOCS = ROOT / "docs"
@@ -14,16 +15,31 @@ FLAGS = "--epochs 2 --warm_up_epochs 0.5 --pictures none"
 
 PAGE = (DOCS / "your-own.md").read_text("utf-8")
 SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", PAGE, re.MULTILINE))
+SCRIPTS = "Load and predict from Python"
+# The sections that replace the task as a whole, and its test with it.
+WHOLE = [name for name, text in SECTIONS.items() if "\n# tests/test_task.py" in text]
+TASK_OF = {name: re.findall(r"^# .*\((\w+)\)$", text, re.MULTILINE) for name, text in SECTIONS.items()}
 
 
 def blocks(section: str) -> list[tuple[str, str]]:
     """The blocks of code in a section: where each belongs, as its first line says, and its text."""
-    return re.findall(r"```python\n# ([^\n]*)\n(.*?)```", SECTIONS[section], re.DOTALL)
+    return re.findall(r"```python\n# ([^\n]*?)(?: \(\w+\))?\n(.*?)```", SECTIONS[section], re.DOTALL)
+
+
+def replaced(text: str, name: str, code: str) -> str:
+    """The text of a file with a function of it, or the line that sets a name in a class, replaced."""
+    for node in ast.walk(ast.parse(text)):
+        named = node.name if isinstance(node, ast.FunctionDef) else ast.unparse(getattr(node, "target", node))
+        if named == name and isinstance(node, (ast.FunctionDef, ast.AnnAssign)):
+            lines = text.splitlines(keepends=True)
+            indented = "".join(" " * node.col_offset + line for line in code.splitlines(keepends=True))
+            return "".join([*lines[: node.lineno - 1], indented, *lines[node.end_lineno :]])
+    raise AssertionError(name)
 
 
 def apply(project: Path, place: str, code: str) -> None:
     """Puts a block where it belongs in a project."""
-    name, _, where = place.removesuffix(" (text_classification)").partition(", ")
+    name, _, where = place.partition(", ")
     text = (project / name).read_text("utf-8")
     if where == "in class Task":
         text = text.replace("\n\n\ndef to_rows", f"\n\n{code}\n\ndef to_rows", 1)
@@ -31,17 +47,28 @@ def apply(project: Path, place: str, code: str) -> None:
         start = text.index("def __init__")
         end = text.index("\n\n    def ", start)
         text = f"{text[:end]}\n{code.rstrip()}{text[end:]}"
+    elif where:
+        text = replaced(text, where.removeprefix("in place of "), code)
     else:
         text = code.lstrip("\n")
     (project / name).write_text(text, "utf-8")
 
 
-def write_data(project: Path) -> None:
-    """The data that the page names: a table of houses, and a Hugging Face data set."""
+def write_data(project: Path, section: str) -> None:
+    """The data that the page names: a table of houses, and a Hugging Face data set with a sample of it."""
     torch.manual_seed(0)
     x = torch.randn(100, 3)
-    rows = [f"{a:.3f},{b:.3f},{c:.3f},{a - 2 * b + 0.1 * c:.3f}" for a, b, c in x.tolist()]
-    (project / "houses.csv").write_text("\n".join(["rooms,size,floor,price", *rows]) + "\n", "utf-8")
+    names = ("rooms", "size", "floor", "price")
+    rows = [(a, b, c, a - 2 * b + 0.1 * c) for a, b, c in x.tolist()]
+    (project / "houses.csv").write_text("\n".join([",".join(names), *(",".join(map(str, row)) for row in rows)]) + "\n")
+    lines = ["{" + ", ".join(f'"{n}": {v}' for n, v in zip(names, row, strict=True)) + "}" for row in rows]
+    (project / "houses.jsonl").write_text("\n".join(lines) + "\n")
+    if "datasets" in SECTIONS[section]:
+        datasets = pytest.importorskip("datasets")
+        features = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+        for name, part in (("my_dataset", features), ("my_sample", features[:200])):
+            columns = {"features": part.tolist(), "label": (part.sum(1) > 0).long().tolist()}
+            datasets.Dataset.from_dict(columns).save_to_disk(project / name)
 
 
 def commands(section: str) -> list[str]:
@@ -56,53 +83,93 @@ def train(project: Path, command: str, output: Path) -> str:
     status, printed = run_script(project, [*command.split(), *data.split(), *FLAGS.split()], output)
     assert status == 0, printed
     assert len(re.findall(r"^ +[12]/2  ", printed, re.MULTILINE)) == 2, printed
+    assert "note: predict.py cannot" not in printed
     return printed
 
 
-TASKS = [name for name in SECTIONS if name not in ("Load and predict from Python",)]
-
-
-@pytest.mark.parametrize("section", TASKS)
-def test_every_block_trains(section: str, render: Render, tmp_path: Path) -> None:
-    if "datasets" in SECTIONS[section]:
-        datasets = pytest.importorskip("datasets")
-    text = "text_classification" in SECTIONS[section]
-    project = render(task_type="text_classification" if text else "regression")
-    write_data(project)
-    if "my_dataset" in SECTIONS[section]:
-        features = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
-        columns = {"features": features.tolist(), "label": (features.sum(1) > 0).long().tolist()}
-        datasets.Dataset.from_dict(columns).save_to_disk(project / "my_dataset")
-    whole = [block for block in blocks(section) if block[0] in ("task.py", "model.py")]
-    parts = [block for block in blocks(section) if block not in whole]
+def make(section: str, render: Render) -> Path:
+    """A project with all blocks of a section, and the data that the page names."""
+    project = render(task_type=(TASK_OF[section] or ["regression"])[0])
+    write_data(project, section)
     if imports := re.findall(r"`(from torchmetrics\S* import \w+)`", SECTIONS[section]):
         task = project / "task.py"
         task.write_text(task.read_text("utf-8").replace("\nfrom torch import", f"\n{imports[0]}\nfrom torch import", 1))
-    if parts or not whole:
-        task = project / "task.py"
-        task.write_text(task.read_text("utf-8").replace("\nfrom torch import", "\nimport torch\nfrom torch import", 1))
-        for place, code in parts:
+    for place, code in blocks(section):
+        if place.partition(", ")[2].startswith(("in class", "at the end")) and "import torch\n" not in (
+            text := (project / "task.py").read_text("utf-8")
+        ):
+            (project / "task.py").write_text(
+                text.replace("\nfrom torch import", "\nimport torch\nfrom torch import", 1)
+            )
+        if place != "a script or a notebook":
             apply(project, place, code)
-        train(project, commands(section)[0], tmp_path / "output")
-    for place, code in whole:
-        apply(project, place, code)
-        train(project, commands(section)[0], tmp_path / "output")
+    return project
 
 
-def test_predicting_and_training_from_python_works(render: Render, tmp_path: Path) -> None:
-    project = render(task_type="regression")
-    write_data(project)
+@pytest.mark.parametrize("section", [name for name in SECTIONS if name not in (SCRIPTS, *WHOLE, "What must be there")])
+def test_every_block_trains(section: str, render: Render, tmp_path: Path) -> None:
+    train(make(section, render), commands(section)[0], tmp_path / "output")
+
+
+@pytest.mark.parametrize("section", WHOLE)
+def test_what_replaces_a_task_trains_resumes_and_predicts(section: str, render: Render, tmp_path: Path) -> None:
+    project = make(section, render)
+    train(project, commands(section)[0], tmp_path / "output")
+    status, printed = run_script(project, ["train.py", "--smoke"], tmp_path / "output")
+    assert status == 0 and "smoke epoch: loss" in printed, printed
+    # Among the tests of the project is one that kills a run and resumes it, and compares all bits.
+    (project / "check.py").write_text(
+        "import pytest\n\nraise SystemExit(pytest.main(['-q', '-p', 'no:cacheprovider']))\n"
+    )
+    status, printed = run_script(project, ["check.py"], tmp_path / "output", seconds=240)
+    assert status == 0, printed
+
+
+@pytest.mark.parametrize("section", WHOLE)
+def test_what_replaces_a_task_trains_in_two_processes(section: str, render: Render, tmp_path: Path) -> None:
+    project = make(section, render)
+    flags = [*commands(section)[0].split(), *FLAGS.split(), "--precision", "fp32", "--ckpt_dir"]
+    ends = []
+    for world in (1, 2):
+        printed, *others = run_ranks(project, [*flags, str(tmp_path / str(world))], tmp_path, world)
+        assert not any(others), others
+        [(names, values)] = re.findall(r"^epoch  (.*)  next lr .*\n.*\n  2/2 (.*)$", printed, re.MULTILINE)
+        ends.append([float(value) for value in values.split()[: len(re.split("  +", names.strip()))]])
+    if "randn_like" not in SECTIONS[section] and "BatchNorm" not in SECTIONS[section]:  # each process has its own
+        assert ends[0] == pytest.approx(ends[1], abs=2e-3)
+
+
+def run_the_script(project: Path, number: int, section: str, output: Path) -> str:
+    """Runs a script of a section, with the newest run for its placeholder; returns what it prints."""
+    run = max((project / "check_point").iterdir())
+    code = [code for place, code in blocks(section) if place == "a script or a notebook"][number]
+    (project / "script.py").write_text(code.replace("<date>_<time>", run.name), "utf-8")
+    status, printed = run_script(project, ["script.py"], output)
+    assert status == 0, printed
+    return printed
+
+
+def test_a_data_frame_goes_in_and_comes_out(render: Render, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    section = "A pandas DataFrame, in and out"
+    project = make(section, render)
+    train(project, commands(section)[0], tmp_path / "output")
+    header, *rows = run_the_script(project, 0, section, tmp_path / "output").splitlines()
+    assert header.split() == ["rooms", "size", "floor", "price"] and len(rows) == 5
+
+
+def test_predicting_training_and_resuming_from_python_works(render: Render, tmp_path: Path) -> None:
+    project = make(SCRIPTS, render)
     train(project, "train.py --data houses.csv --target price", tmp_path / "output")
-    [run] = (project / "check_point").iterdir()
-    printed = []
-    for place, code in blocks("Load and predict from Python"):
-        assert place == "a script or a notebook"
-        (project / "script.py").write_text(code.replace("<date>_<time>", run.name), "utf-8")
-        status, output = run_script(project, ["script.py"], tmp_path / "output")
-        assert status == 0, output
-        printed.append(output)
-    assert printed[0].count("predicted price") == 3
-    assert "best epoch" in printed[1]
+    assert run_the_script(project, 0, SCRIPTS, tmp_path / "output").count("predicted price") == 3
+    assert "best epoch" in run_the_script(project, 1, SCRIPTS, tmp_path / "output")
+    [first, second] = sorted((project / "check_point").iterdir())
+    assert (second / "config.json").exists() and (second / "epoch3.pth").exists() and first != second
+    printed = run_the_script(project, 2, SCRIPTS, tmp_path / "output")
+    assert re.findall(r"^ +(\d)/6  ", printed, re.MULTILINE) == ["4", "5", "6"]
+    assert (second / "epoch6.pth").exists() and len(list((project / "check_point").iterdir())) == 2
+    status, printed = run_script(project, ["train.py", "--resume", "auto", "--epochs", "7"], tmp_path / "output")
+    assert status == 0 and re.findall(r"^ +(\d)/7  ", printed, re.MULTILINE) == ["7"], printed
 
 
 def test_the_stops_of_the_tour_exist_and_are_seven(render: Render) -> None:

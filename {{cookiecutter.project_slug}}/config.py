@@ -6,9 +6,10 @@ file of engine/ reads is also in that file's Protocol, as TrainerConfig.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from engine.settings import FormerName, Fraction, MayChange, NonNegative, Positive, Range
+from engine.optim.optimizers import OPTIMIZERS
+from engine.settings import FormerName, Fraction, MayChange, NonNegative, Positive, Range, one_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Config:
     # {% filter replace("# ", "", 1) | indent %}{% include "tasks/" ~ cookiecutter.task_type ~ "/settings.py" %}{% endfilter %}
     # Optimizers: one for each part of the network
     num_parts: Literal[1, 2, 3] = {{ cookiecutter.num_parts }}  # parts of the network, each with its own optimizer and learning rate
-    momentum: Fraction = 0.9  # of sgd, and of muon where that is a choice
+    momentum: Fraction = 0.9  # of sgd and muon
     accumulate: Positive[int] = 1  # batches per update; their gradients add up to that of one large batch
 
     # Learning rate

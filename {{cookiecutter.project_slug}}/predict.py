@@ -1,6 +1,9 @@
 """Predicts with trained weights: `python predict.py --checkpoint check_point/.../best.pth INPUT...`.
 
-From Python: `from predict import load`, then `load("best.pth").predict(["input"])`.
+From Python: `from predict import load`, then `load("best.pth").predict("input")`.
+
+Of your files it needs `build_model_list(meta, num_parts)` in model.py, `read_inputs(inputs, meta, batch_size)` in
+data.py, and `Task` and `to_rows(names, pred, meta, output)` in task.py.
 """
 
 import csv
@@ -18,7 +21,7 @@ from engine.runtime.errors import UserError
 if TYPE_CHECKING:
     from engine.trainer import Trainer
 
-Rows = list[dict[str, str]]
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,18 @@ class Predictor:
         """The network's output for a batch of inputs, as tensors of the shapes that task.py names."""
         return self.task.inference(x)
 
-    def predict(self, inputs: Sequence[str | Path], output: str | Path = "predictions.csv") -> Rows:
-        """A row for each input, as the command prints them; other files, such as masks, go beside `output`."""
-        return [row for rows in self.batches([Path(path) for path in inputs], Path(output), 32) for row in rows]
+    def predict(self, inputs: Any, output: str | Path = "predictions.csv", batch_size: int = 32) -> Rows:
+        """A row for each input, with its prediction.
 
-    def batches(self, inputs: Sequence[Path], output: Path, batch_size: int) -> Iterator[Rows]:
+        Args:
+            inputs: what `read_inputs` in data.py reads, such as a file, or a list of these.
+            output: other files, such as masks, go beside this path; no table is written.
+            batch_size: inputs per batch.
+        """
+        listed = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        return [row for rows in self.batches(listed, Path(output), batch_size) for row in rows]
+
+    def batches(self, inputs: Sequence[Any], output: Path, batch_size: int) -> Iterator[Rows]:
         """The same, batch by batch."""
         from data import read_inputs
         from task import to_rows
@@ -62,7 +72,7 @@ class Predictor:
 
 
 def load(path: str | Path, device: str = "auto") -> Predictor:
-    """Loads trained weights, without data.
+    """Loads trained weights, without data and without the folder of their run.
 
     Args:
         path: best.pth or epoch<N>.pth of a run.
@@ -80,15 +90,45 @@ def load(path: str | Path, device: str = "auto") -> Predictor:
 
     state = checkpoint.load(path)
     check_task(state, Config.task_type, path)
-    meta = state["meta"]
     with preserve_rng_state(pick_device(device)):  # the random weights that are replaced cost the caller no numbers
         task = Task.without_data(replace(Config(), device=device, precision="fp32"))
+        task.meta = state["meta"]
         try:
-            task.model_list = build_model_list(meta, num_parts(state))
+            task.model_list = build_model_list(task.meta, num_parts(state))
         except KeyError as missing:
             raise UserError(f"{path} lacks {missing}: another version of model.py wrote it") from missing
     task.load_state(path, optim=False)
-    return Predictor(task, meta)
+    return Predictor(task, task.meta)
+
+
+def obstacle(task: "Trainer") -> str:
+    """Why this file cannot use the checkpoints of a task, in a line; empty if it can.
+
+    train.py prints it before the first epoch: once the network is trained it would be too late.
+    """
+    import torch
+
+    from engine.checkpoint.state import first_difference
+    from engine.runtime.seeding import preserve_rng_state
+
+    parts = len(task.model_list)
+    try:
+        from data import read_inputs  # noqa: F401
+        from model import build_model_list
+        from task import to_rows  # noqa: F401
+
+        with preserve_rng_state(torch.device("cpu")):
+            built = build_model_list(task.meta, parts)
+    except ImportError as error:
+        return f"{error}; the first lines of predict.py say what it needs"
+    except Exception as error:  # whatever your code raises on a meta that is not meant for it
+        return f"build_model_list(meta, {parts}) in model.py fails on the task's meta: {error!r}"
+    if len(built) != parts:
+        return f"build_model_list(meta, {parts}) in model.py returns {len(built)} parts, and the task has {parts}"
+    difference = first_difference(
+        {f"model{number}": model.state_dict() for number, model in enumerate(built)}, task.model_list
+    )
+    return difference and f"build_model_list in model.py builds another network than the task has: {difference}"
 
 
 def predict(arguments: Arguments) -> None:
@@ -121,11 +161,13 @@ def predict(arguments: Arguments) -> None:
 
 def write_table(rows: Rows, path: Path, new: bool) -> None:
     """Writes rows to a new CSV file, below a header, or appends them."""
+    from engine.monitor.console import as_text
+
     with path.open("w" if new else "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         if new:
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: as_text(value) for name, value in row.items()} for row in rows)
 
 
 def main(argv: list[str]) -> None:

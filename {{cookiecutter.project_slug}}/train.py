@@ -22,6 +22,7 @@ def train(argv: list[str]) -> None:
     from engine.logger import Logger
     from engine.monitor import console, lr_curve
     from engine.monitor.tensorboard import open_writer
+    from predict import obstacle
     from task import Task
 
     if config.show_lr:
@@ -41,8 +42,8 @@ def train(argv: list[str]) -> None:
                 trainer.load_state(state_path)
             if trainer.is_finished():
                 print(f"training has ended with epoch {trainer.epoch}; more --epochs would continue it")
-            else:
-                on_rank_0(settings.save, config, folder)
+            elif why := on_rank_0(obstacle, trainer):
+                print(f"note: predict.py cannot be used with this run: {why}")
             trainer.save_lr_curve()
             with open_writer(folder / "runs", trainer.first_record()) as trainer.writer:
                 if config.model_info:

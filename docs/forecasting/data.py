@@ -47,10 +47,10 @@ def make_synthetic(config: Config) -> Tensor:
     return 20 + 5 * (t / 5).sin() + 2 * (t / 2).sin() + 0.5 * noise
 
 
-def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
     """For predict.py: of each file its name and its last window (1, W); a UserError for a series that is too short."""
-    for path in paths:
-        series = read_series(path)[-meta["window"] :]
+    for path in inputs:
+        series = read_series(Path(path))[-meta["window"] :]
         if len(series) < meta["window"]:
             raise UserError(f"{path} has {len(series)} numbers; {meta['window']} are needed")
         yield [str(path)], ((series - meta["mean"]) / meta["std"])[None]

@@ -32,7 +32,7 @@ class Task(Trainer):
         return {"close": ((pred - y).abs() < 0.5).float().mean()}
 
 
-def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
+def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, with the number that comes next, from predictions (B,)."""
     values = (pred * meta["std"] + meta["mean"]).tolist()
-    return [{"input": name, "next": f"{value:.6g}"} for name, value in zip(names, values, strict=True)]
+    return [{"input": name, "next": value} for name, value in zip(names, values, strict=True)]

@@ -7,8 +7,13 @@ import pytest
 import predict
 from config import Config
 from data import load_data
-from engine import UserError
+from engine import UserError, checkpoint
 from test_project import run
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    best = checkpoint.load(run(tmp_path, "--epochs", "4", "--warm_up_epochs", "0.5") / "best.pth")
+    assert best["best_metric"][best["key_metric"]] > 0.6  # chance is far below
 
 
 def test_the_next_number_is_predicted(tmp_path: Path) -> None:

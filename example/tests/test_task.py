@@ -10,7 +10,7 @@ import predict
 from backbones import from_torchvision
 from config import Config
 from data import load_data
-from engine import UserError
+from engine import UserError, checkpoint
 from task import Task
 from test_project import run
 
@@ -20,6 +20,12 @@ def write_images(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(root / name)
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    flags = ["--epochs", "4", "--lr_scheduler_type", "annealing", "--warm_up_mode", "linear", "--warm_up_epochs", "0.5"]
+    best = checkpoint.load(run(tmp_path, *flags) / "best.pth")
+    assert best["best_metric"][best["key_metric"]] > 0.6  # chance is far below
 
 
 def test_trained_weights_predict_images_of_any_size(tmp_path: Path) -> None:

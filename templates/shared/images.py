@@ -63,6 +63,21 @@ def to_tensor(image: Image.Image) -> Tensor:
     return pixels.permute(2, 0, 1).contiguous() if image.mode == "RGB" else pixels.squeeze(2)
 
 
+def check_images(x: Tensor) -> None:
+    """Raises a UserError unless `x` is a batch of images (B, 3, H, W) with values from 0 to 255."""
+    if x.dim() != 4 or x.shape[1] != 3:
+        ways = {3: "; add a dimension for the batch: x[None]", 4: "; move the channels there: x.movedim(-1, 1)"}
+        likely = x.dim() == 3 and x.shape[0] == 3 or x.dim() == 4 and x.shape[-1] == 3
+        raise UserError(f"images have the shape {tuple(x.shape)}, not (B, 3, H, W){ways[x.dim()] if likely else ''}")
+    if x.dtype != torch.uint8 and x.numel():
+        low, high = x.min().item(), x.max().item()
+        if low < 0 or high > 255 or (x.is_floating_point() and 0 < high <= 1):
+            raise UserError(
+                f"images have values from {low:g} to {high:g}, not bytes from 0 to 255, which the network standardises "
+                "itself; multiply by 255, or leave out what normalised them"
+            )
+
+
 def in_threads(function: Any, items: Sequence[Any]) -> list[Any]:
     """What the function makes of each item; in threads, since decoding releases the interpreter lock."""
     with ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""Tables in CSV and TSV files: finding and reading them, and naming the file and line of what is wrong."""
+"""Tables in CSV and TSV files, DataFrames and arrays: reading them, and naming the line of what is wrong."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ class Table:
     path: Path
     names: list[str]  # of the columns
     rows: list[list[str]]
-    lines: list[int]  # line of the file where each row ends
+    lines: list[Any]  # line of the file where each row ends, or its index in a DataFrame or array
 
     def number(self, name: str, flag: str) -> int:
         """The number of the column of that name; a UserError that names the nearest if there is none, or several."""
@@ -43,6 +43,33 @@ class Table:
     def place(self, row: int) -> str:
         """Where a row is: for messages, and as its name among predictions."""
         return f"{self.path}:{self.lines[row]}"
+
+
+def as_table(source: Any, names: Sequence[str]) -> Table:
+    """The table in a file, a pandas DataFrame, or an array (N, columns).
+
+    Args:
+        source: a path, a DataFrame or an array.
+        names: of the columns of an array.
+
+    Raises:
+        UserError: a file that is no table, or an array with more or fewer columns.
+    """
+    if isinstance(source, (str, Path)):
+        return read_table(Path(source))
+    if hasattr(source, "columns"):
+        names, rows, lines = list(map(str, source.columns)), source.itertuples(index=False), list(source.index)
+    else:
+        rows, lines = source.tolist(), list(range(len(source)))
+        if source.ndim != 2 or source.shape[1] != len(names):
+            raise UserError(f"the array has the shape {tuple(source.shape)}; its columns must be {', '.join(names)}")
+    return Table(Path("row"), list(names), [[as_cell(value) for value in row] for row in rows], lines)
+
+
+def as_cell(value: Any) -> str:
+    """A value as text; empty for None, NaN and what pandas has for missing ones."""
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+    return "" if missing else str(value)
 
 
 def read_text(path: Path) -> str:

@@ -7,13 +7,14 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from .runtime.errors import UserError
 from .runtime.files import atomic_write
@@ -37,6 +38,18 @@ class Range:
         words += [f"above {self.above:g}"] if self.above > -math.inf else []
         words += [f"below {self.below:.15g}"] if self.below < math.inf else []
         return " and ".join(words)
+
+
+def one_of(table: Mapping[str, Any]) -> PrimitiveConstructorSpec[str]:
+    """Annotates a setting that is a key of a table, as in `Annotated[str, one_of(OPTIMIZERS)]`."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="|".join(table),
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: value in table,
+        str_from_instance=lambda value: [value],
+        choices=tuple(table),
+    )
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,9 @@ def check_values(config: Any) -> None:
         value = getattr(config, name)
         if not _has_type(value, hints[name]):
             raise UserError(f"{name} is {value!r}; it must be {_words(hints[name])}")
+        for extra in extras:
+            if isinstance(extra, PrimitiveConstructorSpec) and value not in (extra.choices or ()):
+                raise UserError(f"--{name} {value} is unknown; choose one of {', '.join(extra.choices or ())}")
         numbers = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
         for number in numbers:
             for allowed in (extra for extra in extras if isinstance(extra, Range)):
@@ -124,13 +140,17 @@ def _present_flag(argument: str, defaults: Any) -> str:
 
 
 def smoke_settings(config: C) -> C:
-    """The settings of --smoke: one small epoch on synthetic data, of a network of half the width."""
-    small = {
-        "data": "synthetic", "epochs": 1, "batch_size": 32, "width": max(1, getattr(config, "width", 2) // 2),
-        "resume": "", "log_per_step": 1, "warm_up_epochs": 0.25, "pictures": "none",
-    }  # fmt: skip
-    known = {field.name for field in fields(config)}
-    changed: C = replace(config, **{name: value for name, value in small.items() if name in known})
+    """The settings of --smoke: one epoch of a small run, as SMOKE in config.py says, that leaves no trace.
+
+    Raises:
+        UserError: there is no SMOKE, or it names a setting that does not exist.
+    """
+    if not hasattr(config, "SMOKE"):
+        raise UserError("Config in config.py has no SMOKE, a dict of the settings of a small run: --smoke needs it")
+    small = {**config.SMOKE, "epochs": 1, "resume": "", "log_per_step": 1, "warm_up_epochs": 0.25, "pictures": "none"}
+    if unknown := sorted(small.keys() - {field.name for field in fields(config)}):
+        raise UserError(f"SMOKE in config.py has {unknown[0]!r}, which is no setting; take it out")
+    changed: C = replace(config, **small)
     return changed
 
 

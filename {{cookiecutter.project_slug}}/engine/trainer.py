@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import checkpoint
+from . import checkpoint, settings
 from .checkpoint import run_folder, state
-from .data.loaders import grouped, local_batches, train_batches
+from .data.loaders import grouped, length_of, local_batches, train_batches
 from .distributed.batches import LocalBatch
 from .distributed.parallel import DataParallel, place_parts
 from .distributed.process_group import (
@@ -48,15 +48,14 @@ from .monitor.summary import show_network
 from .monitor.tensorboard import NullWriter, Writer, record_epoch, record_histograms, record_scalars
 from .network import Network, eval_mode, evaluating, export, on_cpu
 from .nonfinite import NonFiniteWatch, check_weights
-from .optim.gradients import Gradients, parameters_of
+from .optim.gradients import UPDATES_BELONG, Gradients, parameters_of, refuse_steps
 from .optim.optimizers import check_parameters, learning_rates
-from .runtime.devices import autocast, grad_scaler, pick_device, pick_precision, to_device
+from .runtime.devices import NO_CONTEXT, autocast, grad_scaler, pick_device, pick_precision, to_device
 from .runtime.errors import UserError
 from .runtime.seeding import epoch_seed, preserve_rng_state, seed_everything
 from .runtime.shortcuts import keep_freed_memory
 from .runtime.signals import Stopped, StopSignals
 from .schedulers import Schedule, ScheduleConfig, Timeline, build_schedule
-from .settings import check_values
 
 Losses = dict[str, Any]  # scalars by name: tensors or numbers
 SAMPLES_DRAWN = 64  # in figures, if the data set has `preview`; else one batch
@@ -122,7 +121,7 @@ class Trainer:
 
     def __init__(self, config: TrainerConfig) -> None:
         if is_dataclass(config):
-            check_values(config)
+            settings.check_values(config)
         self.config = config
         seed_everything(config.seed)
 
@@ -135,14 +134,14 @@ class Trainer:
         self.test_loader: Any = []  # `test` reads it once, after training; it chooses nothing
         self.dataset_metrics: dict[str, DatasetMetric] = {}  # metrics over the whole data set, by name
         self.key_metric = "loss"  # the score that chooses the best epoch
-        self.key_mode = "min"  # whether "max" or "min" of it is better
-        self.score_modes: dict[str, str] = {}  # the same for scores whose names do not say it (MODES in metrics.py)
+        self.key_mode = ""  # whether "max" or "min" of it is better; "": as its name says (MODES in metrics.py)
+        self.score_modes: dict[str, str] = {}  # the same for other scores whose names do not say it
         self.meta: dict[str, Any] = {}  # what prediction needs besides the weights, in plain types; saved with them
 
         # Where it runs and what it writes.
         self.device = pick_device(config.device)
         self.precision = pick_precision(config.precision, self.device)
-        self.ckpt_dir = Path(config.ckpt_dir, run_folder.run_name())  # the folder of this run
+        self.ckpt_dir = Path(config.ckpt_dir)  # the folder of this run; check_init makes one here, unless it is set
         self.writer: Writer = NullWriter()
 
         # How far it is.
@@ -241,7 +240,7 @@ class Trainer:
         """
         own_loss = self._overrides("loss_per_batch")
         if own_loss and not self._overrides("metric") and not self.dataset_metrics:
-            return self.loss_per_batch(batch)
+            return self._losses(batch)
         x, y = inputs_and_targets(batch)
         pred = self.forward(x)
         for metric in self.dataset_metrics.values():
@@ -259,17 +258,35 @@ class Trainer:
         With --accumulate it is called for each micro-batch, and the step follows the last one. Override it for another
         update, such as a GAN's: run the networks inside `self.autocast()`, call `self.minimize(loss, optimizer)` for
         each update, and return losses by name, "loss" among them, to be recorded.
+
+        Raises:
+            UserError: `loss_per_batch` makes updates of its own, or returns something else than scalars by name.
         """
         if self.micro_batch.first:
             self.gradients.zero()
-        with self.data_parallel.sync(self.micro_batch.last), self.autocast():
-            losses = self.data_parallel(self.loss_per_batch, batch)
-        check_scalars(losses, "loss_per_batch")
+        # A hook slows a step down: steps are watched for in the first update, and gradients in all.
+        watched = refuse_steps(self.optimizer_list) if self._steps == 0 else NO_CONTEXT
+        with watched, self.data_parallel.sync(self.micro_batch.last), self.autocast():
+            losses = self.data_parallel(self._losses, batch)
+        if self.micro_batch.first and self.gradients.any():
+            raise UserError(f"loss_per_batch has called backward(), but {UPDATES_BELONG}")
         require(losses, "loss", "the one to minimise, in what loss_per_batch returns")
         self._backward(losses["loss"])
         if self.micro_batch.last:
             self._step(self.gradients)
         return losses
+
+    def _losses(self, batch: Any) -> Losses:
+        """What `loss_per_batch` returns, once it is known to be scalars by name."""
+        losses = self.loss_per_batch(batch)
+        check_scalars(losses, "loss_per_batch")
+        return losses
+
+    def check_inputs(self, x: Any) -> None:
+        """Raises a UserError for inputs that the network does not take, such as values of another range.
+
+        It gets the inputs of the first batch of each loader, and those of `inference`. By default it takes all.
+        """
 
     def draw(self, batch: Any) -> dict[str, Any]:
         """Matplotlib figures by name, of some samples and of what `dataset_metrics` hold after an evaluation."""
@@ -286,13 +303,7 @@ class Trainer:
         for name in ("model_list", "optimizer_list", "train_loader", "eval_loader"):
             if not length_of(getattr(self, name)):
                 raise UserError(f"{name} is empty or has no length; set it before check_init()")
-        if self.key_mode not in WORST:
-            raise UserError(f"key_mode {self.key_mode!r} is unknown; choose one of {', '.join(WORST)}")
-        if mode_by_name(self.key_metric) not in (None, self.key_mode):
-            raise UserError(
-                f"key_metric {self.key_metric!r} with key_mode {self.key_mode!r} would keep the worst epoch; set "
-                f"key_mode to {mode_by_name(self.key_metric)!r}, or choose another name"
-            )
+        self.key_mode = self._checked_key_mode()
         if self._overrides("train_step") and self.config.accumulate > 1:
             raise UserError(
                 f"accumulate is {self.config.accumulate}, but {type(self).__name__} has a train_step of its own, which "
@@ -312,8 +323,30 @@ class Trainer:
         self.data_parallel = DataParallel(self.model_list, self.config.strategy)
         self.gradients = Gradients(self.optimizer_list)
         self.lr_scheduler_list = [build_schedule(optimizer, self.timeline()) for optimizer in self.optimizer_list]
+        if not self._has_own_folder():
+            self.ckpt_dir = on_rank_0(run_folder.new_run_folder, self.ckpt_dir)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
         print(console.start_lines(self.model_list, self.device, self.precision))
+
+    def _checked_key_mode(self) -> str:
+        """The mode of the key metric that is set, or else the one that its name says."""
+        by_name = mode_by_name(self.key_metric)
+        mode = self.key_mode or by_name
+        if mode not in WORST:
+            given = (
+                f"key_mode {mode!r} is unknown" if mode else f"key_mode is not set, and {self.key_metric!r} is unknown"
+            )
+            raise UserError(f"{given}; set it to 'max' if more of {self.key_metric!r} is better, or else to 'min'")
+        if by_name not in (None, mode):
+            raise UserError(
+                f"key_metric {self.key_metric!r} with key_mode {mode!r} would keep the worst epoch; set key_mode to "
+                f"{by_name!r}, or choose another name"
+            )
+        return mode
+
+    def _has_own_folder(self) -> bool:
+        """Whether `ckpt_dir` is no longer the folder of all runs."""
+        return Path(self.ckpt_dir) != Path(self.config.ckpt_dir)
 
     def updates_per_epoch(self) -> int:
         """The number of updates in an epoch."""
@@ -334,7 +367,10 @@ class Trainer:
     def fit(self, epochs: int) -> None:
         """Trains and evaluates until `epochs` epochs are done in total, those before a resume included.
 
-        The schedules end with the last of them; a finished run that is given more continues on the longer curve.
+        First it scores one batch of the evaluation and of the test set, so that a mistake there costs no epoch, and
+        writes config.json, with which the run can be resumed. The schedules end with the last epoch; a finished run
+        that is given more continues on the longer curve.
+
         SIGTERM or SIGINT (Ctrl-C) stops after the update, or the evaluation batch, in progress: a state is saved and
         SystemExit raised, with 128 and the signal's number; a second SIGINT raises KeyboardInterrupt at once.
 
@@ -349,6 +385,9 @@ class Trainer:
             self.timeline().check()
             for schedule in self.lr_scheduler_list:
                 schedule.set_timeline(self.timeline())
+        if not self.is_finished():
+            self._try_evaluation()
+            self._write_settings()
         with StopSignals() as self.signals:
             try:
                 while not self.is_finished():
@@ -368,6 +407,30 @@ class Trainer:
         if self.epoch < self.epochs:
             patience = self.config.early_stopping_patience
             print(f"no better {self.key_metric} for {patience} epochs: training stops early (early_stopping_patience)")
+
+    def _try_evaluation(self) -> None:
+        """Scores the first batch of the evaluation and of the test set; a UserError says what cannot be used."""
+        if self._overrides("evaluate"):
+            return
+        names = set(self.dataset_metrics)
+        for loader in (loader for loader in (self.eval_loader, self.test_loader) if length_of(loader)):
+            with evaluating(self.model_list), preserve_rng_state(self.device):
+                batch = next(iter(local_batches(loader, loader)))
+                self._check_batch(to_device(batch.data, self.device))
+                names |= self._scores(batch).keys()
+        for metric in self.dataset_metrics.values():
+            metric.reset()
+        require(dict.fromkeys(names), self.key_metric, "the key_metric, in the scores")
+
+    def _check_batch(self, data: Any) -> None:
+        """Hands the inputs of a batch to `check_inputs`, where it is a pair (x, y)."""
+        if isinstance(data, (tuple, list)) and len(data) == 2:
+            self.check_inputs(data[0])
+
+    def _write_settings(self) -> None:
+        """Writes config.json into the folder of the run."""
+        if is_dataclass(self.config):
+            on_rank_0(settings.save, replace(self.config, epochs=self.epochs), Path(self.ckpt_dir))
 
     def train_loop(self) -> dict[str, float]:
         """Trains for an epoch, or the rest of one inside which a state was saved; returns its mean losses."""
@@ -411,6 +474,8 @@ class Trainer:
         """One update of the weights from the micro-batches that share it."""
         samples, steps = sum([batch.global_size for batch in micro_batches]), self._steps
         own_step = self._overrides("train_step")
+        if not steps:
+            self._check_batch(micro_batches[0].data)
         for number, batch in enumerate(micro_batches, 1):
             weight = batch.local_size * world_size() / samples  # the mean over processes is taken afterwards
             self.micro_batch = MicroBatch(number == 1, number == len(micro_batches), weight)
@@ -570,7 +635,7 @@ class Trainer:
         with self.autocast():
             scores = trainer.eval_scores_per_batch(data)
             check_scalars(scores, "eval_scores_per_batch")
-            return scores if "loss" in scores else {**trainer.loss_per_batch(data), **scores}
+            return scores if "loss" in scores else {**trainer._losses(data), **scores}
 
     def _update_best(self, scores: dict[str, float]) -> None:
         """Keeps the best value of each score and, if the key metric has improved, this epoch as the best."""
@@ -617,6 +682,7 @@ class Trainer:
 
     def inference(self, x: Any) -> Any:
         """The network's output for `x`, in eval mode, on the device and in the precision of the run."""
+        self.check_inputs(x)
         with evaluating(self.model_list), self.autocast():
             return self.forward(to_device(x, self.device))
 
@@ -634,12 +700,16 @@ class Trainer:
     def load_state(self, path: str | Path, optim: bool = True) -> None:
         """Reads what `save_state` has written; without `optim` the weights alone, for inference.
 
-        Learning rates are those of the present config, at the update from which the run continues.
+        Learning rates are those of the present config, at the update from which the run continues, in the folder of the
+        file unless `ckpt_dir` is set.
 
         Raises:
             UserError: a damaged file, one of another task or network, or one from which this run cannot continue.
                 Nothing was changed.
         """
+        if optim and not self.lr_scheduler_list:
+            self.ckpt_dir = self.ckpt_dir if self._has_own_folder() else Path(path).parent
+            self.check_init()
         state.restore(self, checkpoint.load(path), path, optim)
 
     def data_sizes(self) -> dict[str, int]:
@@ -724,14 +794,6 @@ def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
     raise UserError(
         f"a batch is a {form}, not a pair (x, y); override loss_per_batch, and eval_scores_per_batch for scores"
     )
-
-
-def length_of(value: Any) -> int:
-    """The length of a list or a loader; 0 if it has none, like the loader of an IterableDataset."""
-    try:
-        return len(value)
-    except TypeError:
-        return 0
 
 
 def require(values: Mapping[str, Any], name: str, what: str) -> None:

@@ -63,7 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_that_was_killed_ends_like_one_that_was_not(whole: Path, tmp_path: Path) -> None:
     process = start(tmp_path, *FLAGS)
-    killed = wait_for(tmp_path, "epoch2_step*.pth", process)
+    killed = wait_for(tmp_path, "epoch[12]*.pth", process)
     process.kill()
     process.communicate()
     train.train(["--resume", str(killed)])
@@ -75,7 +75,7 @@ def test_a_run_that_was_stopped_saves_inside_the_epoch_and_ends_like_one_that_wa
     whole: Path, tmp_path: Path
 ) -> None:
     process = start(tmp_path, *FLAGS)
-    stopped = wait_for(tmp_path, "epoch1_step*.pth", process)
+    stopped = wait_for(tmp_path, "epoch1*.pth", process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in output, output
@@ -125,17 +125,17 @@ def test_a_full_disk_ends_a_run_with_one_line_and_leaves_its_states(
 def test_a_loss_that_is_no_number_ends_a_run_and_is_never_saved(
     bad: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = Task.loss_per_batch
+    step = Task.train_step
 
     def spoilt(self: Trainer, batch: Any) -> dict[str, Any]:
-        found = losses(self, batch)  # type: ignore[arg-type]
-        return {**found, "loss": found["loss"] * (bad if self.epoch == 2 and self.epoch_step == 3 else 1)}
+        losses = step(self, batch)  # type: ignore[arg-type]
+        return {**losses, "loss": losses["loss"] * (bad if self.epoch == 2 and self.epoch_step == 0 else 1)}
 
-    monkeypatch.setattr(Task, "loss_per_batch", spoilt)
+    monkeypatch.setattr(Task, "train_step", spoilt)
     trainer = Task(settings.parse(Config(), [*SMALL, *FLAGS, "--log_per_step", "5"]))
     trainer.ckpt_dir = tmp_path
     trainer.check_init()
-    update = trainer.updates_per_epoch() + 4
+    update = trainer.updates_per_epoch() + 1
     with pytest.raises(UserError, match=f"loss became {bad} at update {update}"):
         trainer.fit(3)
     assert trainer.global_step < update + 5

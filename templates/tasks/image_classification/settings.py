@@ -1,4 +1,5 @@
 # Data, network and optimizer
+SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 16}  # for --smoke and tests
 data: str = "cifar10"  # cifar10 (downloaded into data_dir), synthetic, or a folder with train/CLASS/*
 data_dir: str = "data"  # folder for downloads
 val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val folder
@@ -12,7 +13,7 @@ backbone: str = "small"  # small (16 pixels or more), or one of torchvision's, s
 from_scratch: bool = False  # start a torchvision backbone from random weights, not from pretrained ones
 width: Positive[int] = 32  # channels of the first trained convolution of small; the cost grows with its square
 label_smoothing: Fraction = 0.1  # part of each target that is spread over all classes
-optimizer: Literal["sgd", "adamw", "muon"] = "sgd"  # sgd has Nesterov momentum; muon: see engine/optim/muon.py
+optimizer: Annotated[str, one_of(OPTIMIZERS)] = "sgd"  # see engine/optim/optimizers.py
 lr: MayChange[tuple[Positive[float], ...]] = (0.05,)  # base learning rate: one for all parts, or one per part
 weight_decay: NonNegative[float] = 5e-4  # of weights with 2 dimensions or more; muon: of convolutions
 clip_grad: NonNegative[float] = 4.0  # largest norm of the gradient over all parts; 0: no clipping

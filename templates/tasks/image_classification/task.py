@@ -12,6 +12,7 @@ from data import load_data
 from engine.data.loaders import make_loaders
 from engine.optim.optimizers import build_optimizers
 from engine.trainer import Trainer
+from images import check_images
 from model import build_model_list
 
 
@@ -29,7 +30,11 @@ class Task(Trainer):
         self.criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         self.confusion = MacroF1(len(self.meta["classes"]))
         self.dataset_metrics = {"f1": self.confusion}
-        self.key_metric, self.key_mode = "acc", "max"
+        self.key_metric = "acc"
+
+    def check_inputs(self, x: Tensor) -> None:
+        """Raises a UserError for anything but images of bytes."""
+        check_images(x)
 
     def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Cross-entropy; any other loss by name would be recorded beside it."""
@@ -52,6 +57,6 @@ class Task(Trainer):
         }
 
 
-def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
+def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, from logits (B, classes)."""
     return class_rows(names, pred, meta["classes"])

@@ -11,6 +11,7 @@ from augmentation import AugmentedSplit
 from backbones import backbone_meta, check_image_size
 from config import Config
 from crops import read_crops, read_splits
+from engine.data.arrays import array_batches, file_inputs
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
@@ -97,8 +98,15 @@ def make_synthetic(config: Config) -> Found:
     return found, ["coarse horizontal", "coarse vertical", "diagonal", "fine horizontal", "fine vertical"]
 
 
-def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """For predict.py: batches of file names and images (B, 3, S, S), from files and from folders and all below them."""
-    files = [file for path in paths for file in find_images(path)]
+def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """For predict.py: batches of file names and images (B, 3, S, S).
+
+    Args:
+        inputs: files, folders with all below them, or arrays of such images, uint8, whose names are their numbers.
+        meta: what `load_data` returned.
+        batch_size: images per batch.
+    """
+    yield from array_batches(inputs, batch_size)
+    files = [file for path in file_inputs(inputs) for file in find_images(path)]
     for batch in (files[start : start + batch_size] for start in range(0, len(files), batch_size)):
         yield [str(file) for file in batch], read_crops(batch, meta["image_size"])

@@ -11,6 +11,7 @@ from data import load_data
 from engine.data.loaders import make_loaders
 from engine.optim.optimizers import build_optimizers
 from engine.trainer import Trainer
+from images import check_images
 from metrics import F1, MeanAveragePrecision
 from model import build_model_list
 
@@ -28,7 +29,11 @@ class Task(Trainer):
         self.optimizer_list = build_optimizers(self.model_list, config)
         self.criterion = nn.BCEWithLogitsLoss()
         self.dataset_metrics = {"map": MeanAveragePrecision(), "f1_micro": F1(micro=True), "f1_macro": F1(micro=False)}
-        self.key_metric, self.key_mode = "map", "max"
+        self.key_metric = "map"
+
+    def check_inputs(self, x: Tensor) -> None:
+        """Raises a UserError for anything but images of bytes."""
+        check_images(x)
 
     def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy; any other loss by name would be recorded beside it."""
@@ -50,12 +55,12 @@ class Task(Trainer):
         return [", ".join(of_image) or "none" for of_image in names]
 
 
-def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
+def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, with its labels and all probabilities, from logits (B, L)."""
     rows = []
     for name, probabilities in zip(names, pred.sigmoid().tolist(), strict=True):
         found = list(zip(meta["labels"], probabilities, strict=True))
         likely = [label for label, probability in found if probability > 0.5]
-        each = {f"p({label})": f"{probability:.4f}" for label, probability in found}
+        each = {f"p({label})": probability for label, probability in found}
         rows.append({"input": name, "labels": " + ".join(likely), **each})
     return rows

@@ -8,7 +8,7 @@ from PIL import Image
 import predict
 from config import Config
 from data import load_data
-from engine import UserError
+from engine import UserError, checkpoint
 from test_project import run
 
 
@@ -20,6 +20,12 @@ def write(folder: Path, *lines: str) -> Path:
     good = [f"{number}.png,{number % 2},{int(number > 5)}" for number in range(12)]
     (folder / "labels.csv").write_text("\n".join(["file,odd,red", *good, *lines]), encoding="utf-8")
     return folder
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    flags = ["--epochs", "4", "--lr_scheduler_type", "annealing", "--warm_up_mode", "linear", "--warm_up_epochs", "0.5"]
+    best = checkpoint.load(run(tmp_path, *flags) / "best.pth")
+    assert best["best_metric"][best["key_metric"]] > 0.6  # chance is far below
 
 
 def test_trained_weights_predict_images_of_any_size(tmp_path: Path) -> None:

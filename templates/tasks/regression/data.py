@@ -16,7 +16,7 @@ from config import Config
 from engine.data.splits import Split, choose_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
-from tables import Table, find_tables, read_table
+from tables import Table, as_table, find_tables, read_table
 
 MISSING = {"", "?", "-", "na", "n/a", "nan", "none", "null"}  # cells without a value, in lower case
 MOST_VALUES = 50  # of a text column that become features of their own; the rest share one
@@ -35,7 +35,7 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     if config.data == "synthetic":
         tables, target = {"train": make_synthetic(config)}, "y"
     else:
-        tables, target = {name: read_table(path) for name, path in find_tables(config.data).items()}, config.target
+        tables, target = read_tables(config), config.target
     targets = {name: read_target(table, target) for name, table in tables.items()}
     groups = {name: torch.zeros(len(values)) for name, values in targets.items()}
     chosen = choose_splits(groups, config.val_fraction, config.seed)
@@ -57,6 +57,11 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     number = features["train"].shape[1]
     print(f"data: {sizes_of(splits)} rows, {number} features from {len(columns)} columns, target {target!r}")
     return splits, meta
+
+
+def read_tables(config: Config) -> dict[str, Table]:
+    """The table of each split that is on the disk."""
+    return {name: read_table(path) for name, path in find_tables(config.data).items()}
 
 
 def read_target(table: Table, name: str) -> Tensor:
@@ -85,10 +90,16 @@ def make_synthetic(config: Config) -> Table:
     return Table(Path("synthetic"), ["a", "b", "kind", "y"], rows, list(range(2, count + 2)))
 
 
-def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """For predict.py: batches of places (file:line) and features (B, F), from tables with the columns of train."""
-    for path in paths:
-        table = read_table(path)
+def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """For predict.py: batches of places (file:line) and features (B, F), from tables with the columns of train.
+
+    Args:
+        inputs: files, pandas DataFrames, or arrays with the columns in the order of train.
+        meta: what `load_data` returned.
+        batch_size: rows per batch.
+    """
+    for source in inputs:
+        table = as_table(source, [column["name"] for column in meta["columns"]])
         x = encode(table, meta["columns"])
         for start in range(0, len(x), batch_size):
             batch = x[start : start + batch_size]

@@ -1,4 +1,5 @@
 # Data, network and optimizer
+SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 64}  # for --smoke and tests
 data: str = "synthetic"  # synthetic, a CSV file, or a folder with train.csv, and val.csv or test.csv or both
 target: str = "target"  # the column to predict; all others are features
 val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val.csv
@@ -6,7 +7,7 @@ batch_size: Positive[int] = 64  # rows per batch, over all processes
 width: Positive[int] = 128  # units of each hidden layer
 dropout: Fraction = 0.0  # part of the hidden units that is dropped in each update
 loss: Literal["mse", "huber"] = "mse"  # of the standardised target; huber gives outliers less weight
-optimizer: Literal["sgd", "adamw"] = "adamw"  # sgd has Nesterov momentum
+optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"  # see engine/optim/optimizers.py
 lr: MayChange[tuple[Positive[float], ...]] = (0.003,)  # base learning rate: one for all parts, or one per part
 weight_decay: NonNegative[float] = 0.01  # of weights with 2 dimensions or more, not biases
 clip_grad: NonNegative[float] = 0.0  # largest norm of the gradient over all parts; 0: no clipping

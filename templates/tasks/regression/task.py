@@ -6,10 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from config import Config
-from data import load_data
+from data import load_data, num_features
 from engine.data.loaders import make_loaders
 from engine.monitor.figures import caption, new_figure
 from engine.optim.optimizers import build_optimizers
+from engine.runtime.errors import UserError
 from engine.trainer import Trainer
 from metrics import R2, RootMeanSquaredError
 from model import build_model_list
@@ -30,7 +31,15 @@ class Task(Trainer):
         self.optimizer_list = build_optimizers(self.model_list, config)
         self.criterion = LOSSES[config.loss]()
         self.dataset_metrics = {"r2": R2(), "rmse": RootMeanSquaredError(self.meta["target_std"])}
-        self.key_metric, self.key_mode = "r2", "max"
+        self.key_metric = "r2"
+
+    def check_inputs(self, x: Tensor) -> None:
+        """Raises a UserError for features that are not those of the columns."""
+        wanted = sum(map(num_features, self.meta["columns"]))
+        if x.dim() != 2 or x.shape[1] != wanted:
+            raise UserError(
+                f"features have the shape {tuple(x.shape)}, not (B, {wanted}); encode in data.py makes them"
+            )
 
     def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Mean squared error, or Huber loss; any other loss by name would be recorded beside it."""
@@ -53,8 +62,8 @@ class Task(Trainer):
         return {"predictions": figure}
 
 
-def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
+def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, with the target in its own unit, from standardised predictions (B,)."""
     values = (pred.cpu().double() * meta["target_std"] + meta["target_mean"]).tolist()
     column = f"predicted {meta['target']}"
-    return [{"input": name, column: f"{value:.6g}"} for name, value in zip(names, values, strict=True)]
+    return [{"input": name, column: value} for name, value in zip(names, values, strict=True)]

@@ -7,7 +7,7 @@ import pytest
 import predict
 from config import Config
 from data import load_data
-from engine import UserError
+from engine import UserError, checkpoint
 from test_project import run
 
 HEADER = "size,city,price\n"
@@ -19,6 +19,12 @@ def table(folder: Path, *rows: str) -> Path:
     good = [f"{n},{'Rome' if n % 2 else 'Oslo'},{100 + 3 * n}" for n in range(30)]
     path.write_text(HEADER + "\n".join([*good, *rows]) + "\n", encoding="utf-8")
     return path
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    flags = ["--epochs", "4", "--lr_scheduler_type", "annealing", "--warm_up_mode", "linear", "--warm_up_epochs", "0.5"]
+    best = checkpoint.load(run(tmp_path, *flags) / "best.pth")
+    assert best["best_metric"][best["key_metric"]] > 0.6  # chance is far below
 
 
 def test_rows_that_training_never_saw_are_predicted_in_the_target_s_unit(tmp_path: Path) -> None:

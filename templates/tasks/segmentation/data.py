@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from config import Config
+from engine.data.arrays import array_batches, file_inputs
 from engine.data.splits import Split, choose_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
@@ -281,9 +282,16 @@ def make_synthetic(config: Config) -> Found:
     return pairs, sizes, ["ground", "disc", "bar"], side
 
 
-def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """For predict.py: batches of file names and images of one size (B, 3, H, W), from files and folders."""
-    files = [file for path in paths for file in find_images(path)]
+def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """For predict.py: batches of file names and images of one size (B, 3, H, W).
+
+    Args:
+        inputs: files, folders with all below them, or arrays of such images, uint8, whose names are their numbers.
+        meta: what `load_data` returned.
+        batch_size: images per batch.
+    """
+    yield from array_batches(inputs, batch_size)
+    files = [file for path in file_inputs(inputs) for file in find_images(path)]
     by_stem(files)
     batch: list[Tensor] = []
     for number, file in enumerate(files):

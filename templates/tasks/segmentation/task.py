@@ -14,7 +14,7 @@ from engine.data.loaders import make_loaders
 from engine.optim.optimizers import build_optimizers
 from engine.runtime.errors import UserError
 from engine.trainer import Trainer
-from images import opened, upright_size
+from images import check_images, opened, upright_size
 from metrics import MeanIoU, PixelAccuracy, PixelCrossEntropy, draw_masks
 from model import build_model_list
 
@@ -37,7 +37,11 @@ class Task(Trainer):
         self.iou = MeanIoU(len(self.meta["classes"]), config.ignore_index)
         accuracy = PixelAccuracy(len(self.meta["classes"]), config.ignore_index)
         self.dataset_metrics = {"miou": self.iou, "pixel_acc": accuracy}
-        self.key_metric, self.key_mode = "miou", "max"
+        self.key_metric = "miou"
+
+    def check_inputs(self, x: Tensor) -> None:
+        """Raises a UserError for anything but images of bytes."""
+        check_images(x)
 
     def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Cross-entropy over pixels; any other loss by name would be recorded beside it."""
@@ -50,7 +54,7 @@ class Task(Trainer):
         return {"predictions": masks, "confusion": draw_confusion(self.iou.matrix, self.meta["classes"])}
 
 
-def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
+def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a mask for each input, in the image's own size, as PNG beside `output`, and a row about it.
 
     Args:
@@ -66,8 +70,10 @@ def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) 
     folder.mkdir(exist_ok=True)
     rows = []
     for name, logits in zip(names, pred, strict=True):
-        with opened(Path(name)) as image:
-            width, height = upright_size(image)
+        height, width = logits.shape[1:]
+        if Path(name).is_file():  # else it is from an array, and the mask has the size of that
+            with opened(Path(name)) as image:
+                width, height = upright_size(image)
         resized = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)
         mask = resized[0].argmax(0).byte().cpu()
         path = folder / f"{Path(name).stem}.png"

@@ -9,7 +9,7 @@ from PIL import Image
 import predict
 from config import Config
 from data import load_data
-from engine import UserError
+from engine import UserError, checkpoint
 from metrics import PixelCrossEntropy
 from test_project import run
 
@@ -25,6 +25,12 @@ def write(root: Path, *names: str, size: tuple[int, int] = (24, 20), number: int
         mask.save(root / split / "masks" / f"{stem}.png")
         mask.point(lambda value: 80 + 60 * value).convert("RGB").save(root / split / "images" / f"{stem}.jpg")
     return root
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    flags = ["--epochs", "4", "--lr_scheduler_type", "annealing", "--warm_up_mode", "linear", "--warm_up_epochs", "0.5"]
+    best = checkpoint.load(run(tmp_path, *flags) / "best.pth")
+    assert best["best_metric"][best["key_metric"]] > 0.6  # chance is far below
 
 
 def test_images_of_any_size_are_trained_on_and_predicted(tmp_path: Path) -> None:

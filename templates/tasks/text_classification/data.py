@@ -11,7 +11,7 @@ from config import Config
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
-from tables import Table, find_tables, read_table, read_text
+from tables import Table, as_table, find_tables, read_table, read_text
 
 Found = dict[str, tuple[list[str], list[str], Table]]  # by split, texts, their classes and the table that they are from
 
@@ -139,11 +139,18 @@ def make_synthetic(config: Config) -> Found:
     return found
 
 
-def read_inputs(paths: Sequence[Path], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """For predict.py: batches of places (file:line) and bytes (B, L), from tables, or files with a text per line."""
-    for path in paths:
-        if path.suffix.lower() in (".csv", ".tsv"):
-            table = read_table(path)
+def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """For predict.py: batches of places (file:line) and bytes (B, L).
+
+    Args:
+        inputs: tables as files or pandas DataFrames, files with a text in each line, or arrays of texts (N,).
+        meta: what `load_data` returned.
+        batch_size: texts per batch.
+    """
+    for source in inputs:
+        path = Path(source) if isinstance(source, (str, Path)) else None
+        if path is None or path.suffix.lower() in (".csv", ".tsv"):
+            table = as_table(source if path or hasattr(source, "columns") else source[:, None], [meta["text_column"]])
             if meta["nameless"] >= 0 and meta["text_column"] not in table.names:
                 table, number = without_names(table), min(meta["nameless"], len(table.names) - 1)
             else:

@@ -10,6 +10,7 @@ from config import Config
 from data import load_data
 from engine.data.loaders import make_loaders
 from engine.optim.optimizers import build_optimizers
+from engine.runtime.errors import UserError
 from engine.trainer import Trainer
 from model import build_model_list
 
@@ -28,7 +29,13 @@ class Task(Trainer):
         self.criterion = nn.CrossEntropyLoss()
         self.confusion = MacroF1(len(self.meta["classes"]))
         self.dataset_metrics = {"f1": self.confusion}
-        self.key_metric, self.key_mode = "acc", "max"
+        self.key_metric = "acc"
+
+    def check_inputs(self, x: Tensor) -> None:
+        """Raises a UserError for anything but texts as `Texts` in data.py makes them."""
+        if x.dim() != 2 or x.is_floating_point() or x.min() < 0 or x.max() > 256:
+            what = f"a tensor {tuple(x.shape)} of {x.dtype}"
+            raise UserError(f"{what} is no batch of texts: (B, L) whole numbers from 0 to 256, from Texts in data.py")
 
     def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Cross-entropy; any other loss by name would be recorded beside it."""
@@ -43,6 +50,6 @@ class Task(Trainer):
         return {"confusion": draw_confusion(self.confusion.matrix, self.meta["classes"])}
 
 
-def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, str]]:
+def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, from logits (B, C)."""
     return class_rows(names, pred, meta["classes"])

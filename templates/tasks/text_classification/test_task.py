@@ -8,7 +8,7 @@ import torch
 import predict
 from config import Config
 from data import Texts, load_data, read_inputs
-from engine import UserError, settings
+from engine import UserError, checkpoint, settings
 from engine.network import eval_mode
 from task import Task
 from test_project import SMALL, run
@@ -20,6 +20,12 @@ def table(path: Path, *lines: str) -> Path:
     """A file with these lines."""
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    flags = ["--epochs", "4", "--lr_scheduler_type", "annealing", "--warm_up_mode", "linear", "--warm_up_epochs", "0.5"]
+    best = checkpoint.load(run(tmp_path, *flags) / "best.pth")
+    assert best["best_metric"][best["key_metric"]] > 0.6  # chance is far below
 
 
 def test_texts_that_training_never_saw_are_predicted(tmp_path: Path) -> None:

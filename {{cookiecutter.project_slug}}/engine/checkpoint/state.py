@@ -151,15 +151,20 @@ def check_network(state: Mapping[str, Any], model_list: Sequence[nn.Module], pat
     parts = num_parts(state)
     if parts != len(model_list):
         raise UserError(f"{path} holds {parts} parts and the network has {len(model_list)}; set num_parts to {parts}")
+    if difference := first_difference(state, model_list):
+        raise UserError(f"{path} is of another network: {difference}")
+
+
+def first_difference(state: Mapping[str, Any], model_list: Sequence[nn.Module]) -> str:
+    """The first weight or buffer in which model0, model1 ... of a state differ from these models; empty for none."""
     for number, model in enumerate(model_list):
         saved = {name: tuple(value.shape) for name, value in state[f"model{number}"].items()}
         own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         for name in sorted(saved.keys() | own.keys()):
             if saved.get(name) != own.get(name):
-                raise UserError(
-                    f"{path} is of another network: {name!r} of part {number} has shape "
-                    f"{saved.get(name, 'none')} there and {own.get(name, 'none')} here"
-                )
+                shapes = f"{saved.get(name, 'none')} there and {own.get(name, 'none')} here"
+                return f"{name!r} of part {number} has shape {shapes}"
+    return ""
 
 
 def check_continues(state: Mapping[str, Any], trainer: Resumable, path: str | Path) -> None:

@@ -9,14 +9,14 @@ from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..distributed.batches import LocalBatch, cut_ranges, loaded_ranges, local_indices, whole_batches
 from ..distributed.process_group import world_size
 from ..runtime.errors import UserError
 from ..runtime.seeding import epoch_generator
 from ..runtime.signals import block_signals, ignore_signals, kill_workers
-from .splits import Split
+from .splits import Split, batches_in_order
 
 T = TypeVar("T")
 atexit.register(kill_workers)  # or Python would wait at its end for workers that ignore its SIGTERM
@@ -111,9 +111,12 @@ class Loaders(NamedTuple):
 
 
 def make_loaders(
-    splits: Mapping[str, Split], batch_size: int, seed: int, device: torch.device, workers: int = 0
+    splits: Mapping[str, Dataset[Any]], batch_size: int, seed: int, device: torch.device, workers: int = 0
 ) -> Loaders:
     """Loaders of the splits: train shuffled in every epoch, val and test in order.
+
+    A split is any Dataset with a length. Its samples are collated to batches as by a DataLoader, or by its method
+    `collate_fn`. A `Split` is read a whole batch at a time.
 
     Args:
         splits: "train", "val" and, if there is one, "test".
@@ -123,30 +126,43 @@ def make_loaders(
         workers: processes that load; a split in memory is read by the training process itself.
 
     Raises:
-        UserError: a data set that is no Split.
+        UserError: train or val is missing, or a data set has no length or no sample.
     """
-    for name, split in splits.items():
-        if not isinstance(split, Split):
+    for name in ("train", "val", *splits):
+        if not length_of(splits.get(name, ())):
+            what = f"is a {type(splits[name]).__name__} without samples or length" if name in splits else "is missing"
             raise UserError(
-                f"{name} is a {type(split).__name__}, which make_loaders cannot read; give it a Split, or load it by "
-                "Loader(dataset, batch_size, shuffle=True) from engine/data/loaders.py"
+                f"the split {name!r} {what}; make_loaders needs train and val, each a Dataset with a length"
             )
 
     def loader(name: str, sampler: LocalBatchSampler) -> DataLoader[Any]:
-        split = splits[name]
+        split: Any = splits[name]
         return Loader(
             split,
             batch_sampler=sampler,
-            num_workers=0 if split.in_memory else workers,
-            collate_fn=_already_a_batch,
+            num_workers=0 if getattr(split, "in_memory", False) else workers,
+            collate_fn=_already_a_batch if isinstance(split, Split) else getattr(split, "collate_fn", None),
             pin_memory=device.type == "cuda",
         )
 
+    def in_order(name: str) -> LocalBatchSampler:
+        split: Any = splits[name]
+        own = hasattr(split, "eval_batches")
+        return LocalBatchSampler(split.eval_batches(batch_size) if own else batches_in_order(len(split), batch_size))
+
     return Loaders(
-        loader("train", EpochSampler(len(splits["train"]), batch_size, seed)),
-        loader("val", LocalBatchSampler(splits["val"].eval_batches(batch_size))),
-        loader("test", LocalBatchSampler(splits["test"].eval_batches(batch_size))) if "test" in splits else (),
+        loader("train", EpochSampler(length_of(splits["train"]), batch_size, seed)),
+        loader("val", in_order("val")),
+        loader("test", in_order("test")) if "test" in splits else (),
     )
+
+
+def length_of(value: Any) -> int:
+    """The length of a list, a data set or a loader; 0 if it has none, like the loader of an IterableDataset."""
+    try:
+        return len(value)
+    except TypeError:
+        return 0
 
 
 def _already_a_batch(batch: T) -> T:

@@ -48,7 +48,12 @@ class Split(Dataset[Any]):
 
     def eval_batches(self, batch_size: int) -> list[list[int]]:
         """The batches of an evaluation, as positions in the split: in order, none left out, the last may be smaller."""
-        return [list(range(start, min(start + batch_size, len(self)))) for start in range(0, len(self), batch_size)]
+        return batches_in_order(len(self), batch_size)
+
+
+def batches_in_order(length: int, batch_size: int) -> list[list[int]]:
+    """The positions of so many samples in order, in batches; the last may be smaller."""
+    return [list(range(start, min(start + batch_size, length))) for start in range(0, length, batch_size)]
 
 
 def hold_out(groups: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -108,9 +108,14 @@ def smoke_line(losses: Sequence[float], seconds: float) -> str:
     return f"smoke epoch: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {seconds:.1f} s"
 
 
-def print_table(rows: Sequence[Mapping[str, str]], header: bool = True) -> None:
-    """Prints rows of cells by column, each as wide as its widest cell."""
-    lines = [list(rows[0])] * header + [list(row.values()) for row in rows]
+def as_text(value: Any) -> str:
+    """A value of a table as text; a float has six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], header: bool = True) -> None:
+    """Prints rows of values by column, each as wide as its widest value."""
+    lines = [list(rows[0])] * header + [[as_text(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

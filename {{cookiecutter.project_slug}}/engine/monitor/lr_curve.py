@@ -80,6 +80,8 @@ class CurveConfig(ScheduleConfig, OptimizerConfig, Protocol):
     """The settings that `show` reads."""
 
     @property
+    def num_parts(self) -> int: ...
+    @property
     def epochs(self) -> int: ...
     @property
     def resume(self) -> str: ...
@@ -93,7 +95,7 @@ def show(config: CurveConfig) -> None:
     """
     if config.resume:
         raise UserError("--resume: the curve of a run that has begun is lr.png in its folder; leave it out")
-    parts = [[lr] for lr in lr_per_part(config)]
+    parts = [[lr] for lr in lr_per_part(config.lr, config.num_parts)]
     timeline = Timeline(config, config.epochs, UPDATES_SHOWN, "loss", "min")
     print_lr(timeline, parts)
     write_png(draw_lr(timeline, parts), Path("lr.png"))

@@ -1,6 +1,8 @@
 """Gradients of several optimizers together: cleared, checked for NaN and inf, clipped by one norm."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +11,32 @@ from torch.optim import Optimizer
 from ..distributed.fsdp import full_tensor, is_sharded, local_shard
 from ..distributed.parallel import all_reduce_gradients
 from ..runtime import shortcuts
+from ..runtime.errors import UserError
+
+UPDATES_BELONG = (
+    "train_step does that with the loss it returns, for all optimizers; put updates of your own into "
+    "train_step(batch), each as self.minimize(loss, optimizer) (gradients of inputs: torch.autograd.grad)"
+)
 
 
 def parameters_of(optimizers: Sequence[Optimizer]) -> list[Tensor]:
     """All that the optimizers update."""
     return [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+
+
+@contextmanager
+def refuse_steps(optimizers: Sequence[Optimizer]) -> Iterator[None]:
+    """Inside, where a loss is computed, a step of one of the optimizers raises a UserError."""
+
+    def refuse(*step: Any) -> NoReturn:
+        raise UserError(f"loss_per_batch has called step() of an optimizer, but {UPDATES_BELONG}")
+
+    hooks = [optimizer.register_step_pre_hook(refuse) for optimizer in optimizers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Gradients:
@@ -32,6 +55,10 @@ class Gradients:
         """Sets all of them to None."""
         for parameter in self.parameters:
             parameter.grad = None
+
+    def any(self) -> bool:
+        """Whether one of them is not None."""
+        return any(parameter.grad is not None for parameter in self.parameters)
 
     def all_reduce(self) -> None:
         """Makes each the mean over the processes."""

@@ -1,19 +1,20 @@
-"""Optimizers by name, one for each part of the network.
+"""Optimizers by name, one for each part of the network. A new one is an entry in OPTIMIZERS.
 
-A new one is an entry in OPTIMIZERS, and its name in config.py.
+config.py takes the names from there; torch, whose import takes seconds, is imported where an optimizer is built.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from __future__ import annotations
 
-from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..runtime.errors import UserError
-from ..runtime.shortcuts import lightweight
-from .muon import Muon
 
-Groups = list[dict[str, Any]]  # parameter groups, each with its weight decay
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    Kind = tuple[Any, dict[str, Any]]  # an optimizer's class, and its arguments beside groups and lr
 
 
 class OptimizerConfig(Protocol):
@@ -22,8 +23,6 @@ class OptimizerConfig(Protocol):
     @property
     def optimizer(self) -> str: ...
     @property
-    def num_parts(self) -> int: ...
-    @property
     def lr(self) -> tuple[float, ...]: ...
     @property
     def momentum(self) -> float: ...
@@ -31,37 +30,46 @@ class OptimizerConfig(Protocol):
     def weight_decay(self) -> float: ...
 
 
-def sgd(groups: Groups, lr: float, config: OptimizerConfig) -> Optimizer:
+def sgd(config: OptimizerConfig) -> Kind:
     """Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
-    return lightweight(SGD)(groups, lr, config.momentum, nesterov=config.momentum > 0, fused=True)
+    from torch.optim import SGD
+
+    return SGD, {"momentum": config.momentum, "nesterov": config.momentum > 0, "fused": True}
 
 
-def adamw(groups: Groups, lr: float, config: OptimizerConfig) -> Optimizer:
+def adam(config: OptimizerConfig) -> Kind:
+    """Adam (Kingma and Ba 2015), with weight decay as an L2 penalty."""
+    from torch.optim import Adam
+
+    return Adam, {"fused": True}
+
+
+def adamw(config: OptimizerConfig) -> Kind:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-    return lightweight(AdamW)(groups, lr, fused=True)
+    from torch.optim import AdamW
+
+    return AdamW, {"fused": True}
 
 
-def muon(groups: Groups, lr: float, config: OptimizerConfig) -> Optimizer:
-    """Orthogonalised momentum for convolutions, Nesterov momentum for the rest."""
-    return lightweight(Muon)(groups, lr, config.momentum)
+def muon(config: OptimizerConfig) -> Kind:
+    """Orthogonalised momentum for convolutions, Nesterov momentum for the rest (Jordan et al. 2024)."""
+    from .muon import Muon
+
+    return Muon, {"momentum": config.momentum}
 
 
-OPTIMIZERS: dict[str, Callable[[Groups, float, OptimizerConfig], Optimizer]] = {
-    "sgd": sgd,
-    "adamw": adamw,
-    "muon": muon,
-}
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig], Kind]] = {"sgd": sgd, "adam": adam, "adamw": adamw, "muon": muon}
 
 
-def lr_per_part(config: OptimizerConfig) -> list[float]:
-    """The base learning rate of each part.
+def lr_per_part(lr: Sequence[float], parts: int) -> list[float]:
+    """The base learning rate of each of so many parts.
 
     Raises:
         UserError: `lr` has neither one value nor one per part.
     """
-    if len(config.lr) not in (1, config.num_parts):
-        raise UserError(f"--lr has {len(config.lr)} values, --num_parts is {config.num_parts}; give 1, or 1 per part")
-    return list(config.lr) * (config.num_parts // len(config.lr))
+    if len(lr) not in (1, parts):
+        raise UserError(f"--lr has {len(lr)} values, the network (--num_parts) {parts} parts; give 1, or 1 per part")
+    return list(lr) * (parts // len(lr))
 
 
 def build_optimizers(model_list: Sequence[nn.Module], config: OptimizerConfig) -> list[Optimizer]:
@@ -70,15 +78,18 @@ def build_optimizers(model_list: Sequence[nn.Module], config: OptimizerConfig) -
     Raises:
         UserError: an unknown optimizer, or `lr` with neither one value nor one per part.
     """
+    from ..runtime.shortcuts import lightweight
+
     if config.optimizer not in OPTIMIZERS:
         raise UserError(f"--optimizer {config.optimizer} is unknown; choose one of {', '.join(OPTIMIZERS)}")
+    kind, options = OPTIMIZERS[config.optimizer](config)
     optimizers = []
-    for part, lr in zip(model_list, lr_per_part(config), strict=True):
+    for part, lr in zip(model_list, lr_per_part(config.lr, len(model_list)), strict=True):
         groups: dict[float, list[Tensor]] = {}  # by weight decay; each group costs a kernel of its own in every update
         for parameter in part.parameters():
             groups.setdefault(config.weight_decay if parameter.dim() > 1 else 0.0, []).append(parameter)
         listed = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
-        optimizers.append(OPTIMIZERS[config.optimizer](listed, lr, config))
+        optimizers.append(lightweight(kind)(listed, lr=lr, **options))
     return optimizers
 
 

@@ -8,6 +8,8 @@ from typing import NoReturn
 
 from .errors import UserError
 
+OWNED = ("config", "task", "data", "model")  # files of the person who owns the project
+
 
 def started_by_torchrun() -> bool:
     """Whether this process is one of those that torchrun has started."""
@@ -38,6 +40,10 @@ def command_line(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader of the output has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails when it flushes at the end
         status = "stopped: nothing reads the output any more"
+    except ImportError as error:
+        if error.name not in OWNED:
+            raise
+        status = f"error: {error}; README.md lists what must be in task.py, data.py and model.py"
     except Exception as error:
         if not started_by_torchrun():
             raise
