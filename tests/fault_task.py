@@ -67,7 +67,8 @@ class Task(Trainer):
                 raise RuntimeError(f"rank {rank} fails")
             os.kill(os.getpid(), int(number))
         if SLEEP:
-            print("in training" if self.model_list[0].training else "in evaluation")
+            tried = not self.model_list[0].training and not self.global_step  # before the first epoch
+            print("tried" if tried else "in training" if self.model_list[0].training else "in evaluation")
             time.sleep(SLEEP)
         pred = self.forward(x)
         return {"loss": nn.functional.cross_entropy(pred, y), "size": pred.square().mean()}

@@ -1,5 +1,6 @@
 """What a person writes into task.py, data.py and model.py: it works, or one line says what is missing, at the start."""
 
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from conftest import QUESTIONS, Render, modules_of
 from engine import UserError, checkpoint
-from engine.data.loaders import make_loaders
+from engine.data.loaders import make_loaders, train_batches
 from engine.optim.optimizers import OPTIMIZERS
 from engine.trainer import Trainer
 from ranks import run_ranks
@@ -18,6 +19,8 @@ from scripts import run_script
 from small import Small, SmallConfig, network, same, weights
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassF1Score
 
 ONE_EPOCH = ["train.py", "--data", "synthetic", "--epochs", "1", "--warm_up_mode", "none", "--pictures", "none"]
 
@@ -156,6 +159,19 @@ def test_updates_inside_a_loss_are_refused_before_any_is_made(tmp_path: Path) ->
     assert str(caught.value) == f"loss_per_batch has called backward(), but {advice}"
 
 
+def test_updates_inside_a_loss_that_evaluation_calls_too_are_refused(tmp_path: Path) -> None:
+    class Everywhere(Small):
+        def loss_per_batch(self, batch: Any) -> dict[str, Tensor]:
+            losses = super().loss_per_batch(batch)
+            step(losses["loss"], self.optimizer_list[0])
+            return losses
+
+        metric = Trainer.metric
+
+    with pytest.raises(UserError, match=r"loss_per_batch has called backward\(\), but train_step does that"):
+        Everywhere(tmp_path, key_metric="loss", key_mode="min").fit(1)
+
+
 def test_gradients_of_inputs_may_be_part_of_a_loss(tmp_path: Path) -> None:
     def penalty(loss: Tensor, _: Any) -> None:
         torch.autograd.grad(loss, [p for model in network(2) for p in model.parameters()], allow_unused=True)
@@ -174,8 +190,8 @@ def three(samples: int) -> DataLoader[Any]:
 @pytest.mark.parametrize(
     ("attributes", "words"),
     [
-        ({"eval_loader": three(16)}, "a batch is a list of 3, not a pair (x, y); override loss_per_batch, and eval_"),
-        ({"test_loader": three(16)}, "a batch is a list of 3, not a pair (x, y); override loss_per_batch, and eval_"),
+        ({"eval_loader": three(16)}, "a batch is a list of 3, not a pair (x, y); override loss_per_batch and eval_"),
+        ({"test_loader": three(16)}, "a batch is a list of 3, not a pair (x, y); override loss_per_batch and eval_"),
         (
             {"loss": lambda self, pred, y: pred.mean()},
             "loss must return a dict of scalars by name, and returned a Tensor",
@@ -208,6 +224,56 @@ def test_trying_a_batch_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.undo()
     tried.fit(2)
     assert same(weights(tried), weights(untried)) and tried.best_metric == untried.best_metric
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (MeanMetric, "dataset_metrics['own'] is the class MeanMetric; make an instance of it"),
+        (
+            MulticlassF1Score(2, average=None),
+            "dataset_metrics['own'] computes values of shape (2,); each metric there",
+        ),
+        (
+            MetricCollection([MulticlassF1Score(2)]),
+            "dataset_metrics['own'] computes a dict; each metric there",
+        ),
+    ],
+)
+def test_a_metric_that_is_no_number_is_named_before_the_first_epoch(metric: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        Small(tmp_path, dataset_metrics={"own": metric}).fit(2)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize("own", [nn.Linear(1, 1), [nn.Linear(1, 1)]])
+def test_a_trainable_module_outside_the_parts_is_refused(own: Any, tmp_path: Path) -> None:
+    class Projected(Small):
+        def __init__(self, folder: Path, frozen: bool) -> None:
+            self.projection = own
+            for module in own if isinstance(own, list) else [own]:
+                module.requires_grad_(not frozen)
+            super().__init__(folder)
+
+    with pytest.raises(UserError) as caught:
+        Projected(tmp_path, frozen=False)
+    assert str(caught.value).startswith(
+        "projection, a Linear, has trainable weights that are in no part of model_list, so they would be neither trained"
+    )
+    Projected(tmp_path, frozen=True)
+
+
+def test_what_fit_makes_itself_and_numbers_of_epochs_that_are_none_are_refused(tmp_path: Path) -> None:
+    class Scheduled(Small):
+        def check_init(self) -> None:
+            self.lr_scheduler_list = [object()]  # type: ignore[list-item]
+            super().check_init()
+
+    with pytest.raises(UserError, match="lr_scheduler_list is made by check_init; choose lr_scheduler_type"):
+        Scheduled(tmp_path)
+    for epochs in (2.5, 0, "3"):
+        with pytest.raises(UserError, match=f"fit got {epochs!r} epochs; give a whole number from 1 on"):
+            Small(tmp_path).fit(epochs)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -339,12 +405,71 @@ def test_arrays_of_columns_and_of_texts_are_predicted(render: Render) -> None:
         frame = pandas.DataFrame({"a": [1.0, 2.0], "b": [0.5, -1.0], "kind": ["low", "high"]})
         one, other = (own.predict.Predictor(task, task.meta).predict(x) for x in (frame, frame.to_numpy()))
         assert [row["predicted y"] for row in one] == [row["predicted y"] for row in other]
-        with pytest.raises(UserError, match=r"the array has the shape \(2, 2\); its columns must be a, b, kind"):
+        with pytest.raises(UserError, match=r"the array has the shape \(2, 2\), not \(N, 3\); its columns: a, b, kind"):
             own.predict.Predictor(task, task.meta).predict(frame.to_numpy()[:, :2])
     with modules_of(render(task_type="text_classification", project_slug="texts")) as own:
         task = own.task.Task(own.config.Config())
         rows = own.predict.Predictor(task, task.meta).predict(numpy.array(["bread", "rain and storm"]))
-        assert [row["input"] for row in rows] == ["row:0", "row:1"]
+        assert [row["input"] for row in rows] == ["array:0", "array:1"]
+
+
+def test_a_run_from_python_is_not_continued_with_other_settings(render: Render, tmp_path: Path) -> None:
+    with modules_of(render(task_type="regression")) as own:
+        settings = {**own.config.Config.SMOKE, "ckpt_dir": str(tmp_path), "warm_up_epochs": 0.5, "pictures": "none"}
+        task = own.task.Task(own.config.Config(**settings, epochs=1))
+        task.fit(1)
+        other = own.task.Task(own.config.Config(**settings, epochs=2, weight_decay=1.0))
+        with pytest.raises(
+            UserError, match=r"--weight_decay 1\.0 differs from 0\.01, with which .*epoch1\.pth was trained"
+        ):
+            other.load_state(task.ckpt_dir / "epoch1.pth")
+
+
+def test_prediction_uses_the_settings_of_the_run_and_no_attribute_that_data_gave(
+    render: Render, tmp_path: Path
+) -> None:
+    project = render(task_type="regression")
+    edit(
+        project / "task.py",
+        "    def check_inputs",
+        "    def forward(self, x: Tensor) -> Tensor:\n        return super().forward(x) * self.config.momentum\n\n"
+        "    def check_inputs",
+    )
+    with modules_of(project) as own:
+        settings = {"ckpt_dir": str(tmp_path), "pictures": "none", "momentum": 0.25, "precision": "fp32"}
+        task = own.task.Task(own.config.Config(**own.config.Config.SMOKE, **settings, epochs=1, warm_up_epochs=0.5))
+        task.fit(1)
+        x = task.example_input()
+        assert own.predict.obstacle(task) == ""
+        assert torch.equal(own.predict.load(task.ckpt_dir / "epoch1.pth")(x), task.inference(x))
+    edit(project / "task.py", "* self.config.momentum", "* self.scale")
+    edit(
+        project / "task.py", "        self.optimizer_list =", "        self.scale = 2.0\n        self.optimizer_list ="
+    )
+    with modules_of(project) as own:
+        task = own.task.Task(own.config.Config())
+        assert own.predict.obstacle(task) == (
+            "forward uses self.scale, and a Task without data has model_list, meta and config alone"
+        )
+
+
+@pytest.mark.parametrize(
+    ("task_type", "source", "words"),
+    [
+        ("regression", {"a": 1}, "a dict cannot be read as a table; give a file, a pandas DataFrame or an array"),
+        (
+            "image_classification",
+            b"bytes",
+            "a bytes cannot be predicted for; give a path, or an array or tensor (N, ...)",
+        ),
+    ],
+)
+def test_what_cannot_be_predicted_for_is_named(task_type: str, source: Any, words: str, render: Render) -> None:
+    with modules_of(render(task_type=task_type)) as own:
+        task = own.task.Task(own.config.Config(data="synthetic"))
+        with pytest.raises(UserError) as caught:
+            own.predict.Predictor(task, task.meta).predict(source)
+    assert str(caught.value).startswith(words)
 
 
 # ---- a Dataset of one's own ----
@@ -364,6 +489,31 @@ def test_any_dataset_with_a_length_is_read() -> None:
     train, val, test = make_loaders({"train": Squares(), "val": Squares()}, 8, 0, torch.device("cpu"))
     assert sorted(x for batch, _ in train for x in batch.flatten().tolist()) == [index - 18.0 for index in range(37)]
     assert [len(y) for _, y in val] == [8, 8, 8, 8, 5] and not test
+
+
+class Drawn(Squares):
+    """Which draws random numbers for each sample, from all that people use."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        noise = torch.rand(1) + random.random() + numpy.random.rand()
+        return torch.tensor([index - 18.0]) + noise, torch.tensor(int(index > 18))
+
+
+def samples_of(dataset: Dataset[Any], workers: int, epoch: int, first: int) -> tuple[set[float], float]:
+    """The samples of an epoch from a batch on, and what is drawn after them."""
+    loader = make_loaders({"train": dataset, "val": Squares()}, 8, 0, torch.device("cpu"), workers).train
+    torch.manual_seed(7)
+    batches = list(train_batches(loader, epoch, first))
+    return {x for batch in batches for x in batch.data[0].flatten().tolist()}, torch.rand(1).item()
+
+
+def test_random_numbers_of_a_dataset_follow_from_the_epoch_and_the_sample() -> None:
+    whole, after = samples_of(Drawn(), 0, 3, 0)
+    rest, _ = samples_of(Drawn(), 0, 3, 2)
+    assert len(whole) == 37 and rest < whole
+    assert after == samples_of(Squares(), 0, 3, 0)[1]  # it moves no generator that the network draws from
+    assert samples_of(Drawn(), 2, 3, 0)[0] == whole != samples_of(Drawn(), 0, 4, 0)[0]
+    assert samples_of(Drawn(), 2, 3, 2)[0] == rest
 
 
 class Endless(IterableDataset[Tensor]):

@@ -185,9 +185,13 @@ def test_a_resumed_run_changes_what_may_change_and_nothing_else(tmp_path: Path) 
             settings.resumed(Config(), ["--resume", str(tmp_path), flag, value], tmp_path)
 
 
-def test_smoke_settings_win_over_flags() -> None:
-    config = settings.parse(Config(), ["--smoke", "--epochs", "9", "--lr", "0.3", "--resume", "auto"])
-    assert (config.data, config.epochs, config.width, config.resume, config.lr) == ("synthetic", 1, 4, "", (0.3,))
+def test_smoke_settings_are_small_and_flags_win() -> None:
+    config = settings.parse(Config(), ["--smoke", "--lr", "0.3"])
+    assert (config.data, config.epochs, config.width, config.lr) == ("synthetic", 1, 4, (0.3,))
+    config = settings.parse(Config(), ["--smoke", "--data", "mine", "--width", "8", "--epochs", "2"])
+    assert (config.data, config.epochs, config.width) == ("mine", 2, 8)
+    with pytest.raises(UserError, match="--smoke trains anew and leaves no trace; leave out --resume auto"):
+        settings.parse(Config(), ["--smoke", "--resume", "auto"])
 
 
 def test_smoke_settings_that_do_not_exist_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

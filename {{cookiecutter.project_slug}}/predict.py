@@ -81,7 +81,7 @@ def load(path: str | Path, device: str = "auto") -> Predictor:
     Raises:
         UserError: a file that is damaged, of another task, or of another version of model.py.
     """
-    from engine import checkpoint
+    from engine import checkpoint, settings
     from engine.checkpoint.state import check_task, num_parts
     from engine.runtime.devices import pick_device
     from engine.runtime.seeding import preserve_rng_state
@@ -91,7 +91,8 @@ def load(path: str | Path, device: str = "auto") -> Predictor:
     state = checkpoint.load(path)
     check_task(state, Config.task_type, path)
     with preserve_rng_state(pick_device(device)):  # the random weights that are replaced cost the caller no numbers
-        task = Task.without_data(replace(Config(), device=device, precision="fp32"))
+        config = settings.of_checkpoint(Config(), state.get("config", {}))
+        task = Task.without_data(replace(config, device=device, precision="fp32"))
         task.meta = state["meta"]
         try:
             task.model_list = build_model_list(task.meta, num_parts(state))
@@ -106,18 +107,17 @@ def obstacle(task: "Trainer") -> str:
 
     train.py prints it before the first epoch: once the network is trained it would be too late.
     """
-    import torch
-
     from engine.checkpoint.state import first_difference
+    from engine.distributed.batches import cut, num_samples
     from engine.runtime.seeding import preserve_rng_state
 
     parts = len(task.model_list)
     try:
         from data import read_inputs  # noqa: F401
         from model import build_model_list
-        from task import to_rows  # noqa: F401
+        from task import Task, to_rows  # noqa: F401
 
-        with preserve_rng_state(torch.device("cpu")):
+        with preserve_rng_state(task.device):
             built = build_model_list(task.meta, parts)
     except ImportError as error:
         return f"{error}; the first lines of predict.py say what it needs"
@@ -128,7 +128,21 @@ def obstacle(task: "Trainer") -> str:
     difference = first_difference(
         {f"model{number}": model.state_dict() for number, model in enumerate(built)}, task.model_list
     )
-    return difference and f"build_model_list in model.py builds another network than the task has: {difference}"
+    if difference:
+        return f"build_model_list in model.py builds another network than the task has: {difference}"
+    with preserve_rng_state(task.device):
+        config: Any = task.config
+        twin = Task.without_data(replace(config, device="cpu", precision="fp32"))
+        twin.meta, twin.model_list = task.meta, built
+        try:
+            x = task.example_input()
+            twin.inference(cut(x, slice(2), num_samples(x)))
+        except AttributeError as error:
+            if error.obj is twin:
+                return f"forward uses self.{error.name}, and a Task without data has model_list, meta and config alone"
+        except Exception:  # the inputs of `forward` are others than those of an evaluation, as those of a generator
+            pass
+    return ""
 
 
 def predict(arguments: Arguments) -> None:

@@ -40,9 +40,7 @@ def train(argv: list[str]) -> None:
             trainer.check_init()
             if state_path:
                 trainer.load_state(state_path)
-            if trainer.is_finished():
-                print(f"training has ended with epoch {trainer.epoch}; more --epochs would continue it")
-            elif why := on_rank_0(obstacle, trainer):
+            if not trainer.is_finished() and (why := on_rank_0(obstacle, trainer)):
                 print(f"note: predict.py cannot be used with this run: {why}")
             trainer.save_lr_curve()
             with open_writer(folder / "runs", trainer.first_record()) as trainer.writer:

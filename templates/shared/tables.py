@@ -34,7 +34,8 @@ class Table:
         near = get_close_matches(name, self.names, 1)
         guess = f"; did you mean {near[0]!r}?" if near else ";"
         columns = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
-        raise UserError(f"{self.path} has no column {name!r}{guess} it has {columns}; give one of them with {flag}")
+        way = f"give one of them with {flag}" if flag.startswith("--") else "name the columns as in training"
+        raise UserError(f"{self.path} has no column {name!r}{guess} it has {columns}; {way}")
 
     def column(self, number: int) -> list[str]:
         """All cells of a column."""
@@ -53,17 +54,26 @@ def as_table(source: Any, names: Sequence[str]) -> Table:
         names: of the columns of an array.
 
     Raises:
-        UserError: a file that is no table, or an array with more or fewer columns.
+        UserError: a file that is no table, an array with more or fewer columns, or something else.
     """
     if isinstance(source, (str, Path)):
         return read_table(Path(source))
     if hasattr(source, "columns"):
-        names, rows, lines = list(map(str, source.columns)), source.itertuples(index=False), list(source.index)
-    else:
-        rows, lines = source.tolist(), list(range(len(source)))
+        kind, names, rows, lines = (
+            "DataFrame",
+            list(map(str, source.columns)),
+            source.itertuples(index=False),
+            list(source.index),
+        )
+    elif hasattr(source, "tolist"):
+        kind, rows, lines = "array", source.tolist(), list(range(len(source)))
         if source.ndim != 2 or source.shape[1] != len(names):
-            raise UserError(f"the array has the shape {tuple(source.shape)}; its columns must be {', '.join(names)}")
-    return Table(Path("row"), list(names), [[as_cell(value) for value in row] for row in rows], lines)
+            shape = tuple(source.shape)
+            raise UserError(f"the array has the shape {shape}, not (N, {len(names)}); its columns: {', '.join(names)}")
+    else:
+        kind = type(source).__name__
+        raise UserError(f"a {kind} cannot be read as a table; give a file, a pandas DataFrame or an array (N, columns)")
+    return Table(Path(kind), list(names), [[as_cell(value) for value in row] for row in rows], lines)
 
 
 def as_cell(value: Any) -> str:

@@ -31,10 +31,15 @@ class DatasetMetric(Protocol):
 
 
 def compute(dataset_metrics: Mapping[str, DatasetMetric]) -> dict[str, float]:
-    """The metrics, by name, over the samples of all processes."""
+    """The metrics, by name, over the samples of all processes; a UserError for one that is no single number."""
     for metric in dataset_metrics.values():
         sum_over_processes(metric)
-    return {name: float(metric.compute()) for name, metric in dataset_metrics.items()}
+    values = {name: metric.compute() for name, metric in dataset_metrics.items()}
+    for name, value in values.items():
+        if not (torch.is_tensor(value) and value.numel() == 1) and not isinstance(value, (int, float)):
+            what = f"values of shape {tuple(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"
+            raise UserError(f"dataset_metrics[{name!r}] computes {what}; each metric there must compute one number")
+    return {name: float(value) for name, value in values.items()}
 
 
 def check_scalars(values: Any, source: str) -> None:

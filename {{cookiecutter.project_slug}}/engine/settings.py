@@ -117,9 +117,14 @@ def parse(defaults: C, argv: list[str]) -> C:
     argv = [_present_flag(argument, defaults) for argument in argv]
     config = _parse_flags(defaults, argv)
     if config.config != defaults.config:
-        config = _parse_flags(replace(load(defaults, Path(config.config)), resume="", smoke=False), argv)
+        defaults = replace(load(defaults, Path(config.config)), resume="", smoke=False)
+        config = _parse_flags(defaults, argv)
+    if config.smoke:
+        config = _parse_flags(smoke_settings(defaults), argv)
+        if config.resume:
+            raise UserError(f"--smoke trains anew and leaves no trace; leave out --resume {config.resume}")
     check_values(config)
-    return smoke_settings(config) if config.smoke else config
+    return config
 
 
 def _parse_flags(defaults: C, argv: list[str]) -> C:
@@ -140,7 +145,7 @@ def _present_flag(argument: str, defaults: Any) -> str:
 
 
 def smoke_settings(config: C) -> C:
-    """The settings of --smoke: one epoch of a small run, as SMOKE in config.py says, that leaves no trace.
+    """The settings of --smoke, one epoch of a small run, as SMOKE in config.py says; flags given with it win.
 
     Raises:
         UserError: there is no SMOKE, or it names a setting that does not exist.
@@ -171,11 +176,8 @@ def load(defaults: C, path: Path) -> C:
         ) from error
     if task_type != defaults.task_type:
         raise UserError(f"{path} is of a run of the task {task_type!r} and this is {defaults.task_type!r}")
-    hints = get_type_hints(type(defaults))
-    for name, extras in _annotations(defaults).items():
-        for former in (extra.name for extra in extras if isinstance(extra, FormerName)):
-            if former in saved:
-                saved[name] = saved.pop(former)
+    hints, saved = get_type_hints(type(defaults)), _present_names(saved, defaults)
+    for name in _annotations(defaults):
         if name not in saved:
             saved[name] = getattr(defaults, name)
             print(f"{path} has no {name}: it is {saved[name]!r}")
@@ -188,6 +190,15 @@ def load(defaults: C, path: Path) -> C:
         raise UserError(f"{path} has settings that this project does not have: {', '.join(unknown)}; start a new run")
     config: C = replace(defaults, **saved)
     return config
+
+
+def _present_names(saved: dict[str, Any], defaults: Any) -> dict[str, Any]:
+    """Saved settings under their present names."""
+    for name, extras in _annotations(defaults).items():
+        for former in (extra.name for extra in extras if isinstance(extra, FormerName)):
+            if former in saved:
+                saved[name] = saved.pop(former)
+    return saved
 
 
 def _has_type(value: Any, hint: Any) -> bool:
@@ -221,13 +232,25 @@ def resumed(defaults: C, argv: list[str], run_folder: Path) -> C:
     """
     before = load(defaults, run_folder / "config.json")
     config = parse(before, argv)
-    for name, extras in _annotations(config).items():
-        old, new = getattr(before, name), getattr(config, name)
-        if new != old and not any(isinstance(extra, _Changeable) for extra in extras):
+    check_same_run(asdict(before), config, run_folder)
+    return config
+
+
+def check_same_run(before: Mapping[str, Any], config: Any, source: Path | str) -> None:
+    """Raises a UserError for a setting that differs from the one before, though a resumed run may not change it."""
+    for name, extras in _annotations(config).items() if before else ():
+        new = getattr(config, name)
+        if before.get(name, new) != new and not any(isinstance(extra, _Changeable) for extra in extras):
             raise UserError(
-                f"--{name} {new} differs from {old}, with which {run_folder} was trained; "
+                f"--{name} {new} differs from {before[name]}, with which {source} was trained; "
                 "leave it out or start a new run"
             )
+
+
+def of_checkpoint(defaults: C, saved: Mapping[str, Any]) -> C:
+    """The settings in a checkpoint, for prediction; what it does not have is as in `defaults`."""
+    saved = _present_names(dict(saved), defaults)
+    config: C = replace(defaults, **{name: saved[name] for name in _annotations(defaults) if name in saved})
     return config
 
 

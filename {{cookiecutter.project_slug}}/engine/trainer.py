@@ -49,7 +49,7 @@ from .monitor.tensorboard import NullWriter, Writer, record_epoch, record_histog
 from .network import Network, eval_mode, evaluating, export, on_cpu
 from .nonfinite import NonFiniteWatch, check_weights
 from .optim.gradients import UPDATES_BELONG, Gradients, parameters_of, refuse_steps
-from .optim.optimizers import check_parameters, learning_rates
+from .optim.optimizers import check_attributes, check_parameters, learning_rates
 from .runtime.devices import NO_CONTEXT, autocast, grad_scaler, pick_device, pick_precision, to_device
 from .runtime.errors import UserError
 from .runtime.seeding import epoch_seed, preserve_rng_state, seed_everything
@@ -166,6 +166,7 @@ class Trainer:
         self.micro_batch = MicroBatch(first=True, last=True, weight=1.0)
         self.speed = console.Speed()
         self.signals = StopSignals()
+        self._is_checked = False  # whether check_init has been called
         self._stop_vote = DelayedMax()
         self._steps = 0  # calls of _step, by this process
         self._epoch_began = time.perf_counter()
@@ -173,7 +174,7 @@ class Trainer:
 
     @classmethod
     def without_data(cls, config: TrainerConfig) -> "Trainer":
-        """A task for inference: its own `__init__`, which reads data, does not run. Set `model_list`, then load."""
+        """A task for inference: its own `__init__`, which reads data, does not run. Set `meta` and `model_list`."""
         task = cls.__new__(cls)
         Trainer.__init__(task, config)
         return task
@@ -302,7 +303,13 @@ class Trainer:
         """
         for name in ("model_list", "optimizer_list", "train_loader", "eval_loader"):
             if not length_of(getattr(self, name)):
-                raise UserError(f"{name} is empty or has no length; set it before check_init()")
+                kind = "list" if name.endswith("list") else "loader with a length"
+                raise UserError(f"{name} is empty or has no length; set it to a {kind} before check_init()")
+        if self.lr_scheduler_list and not self._is_checked:
+            raise UserError("lr_scheduler_list is made by check_init; choose lr_scheduler_type, or see schedulers.py")
+        for name, metric in self.dataset_metrics.items():
+            if isinstance(metric, type):
+                raise UserError(f"dataset_metrics[{name!r}] is the class {metric.__name__}; make an instance of it")
         self.key_mode = self._checked_key_mode()
         if self._overrides("train_step") and self.config.accumulate > 1:
             raise UserError(
@@ -312,7 +319,9 @@ class Trainer:
         if self.config.strategy == "fsdp" and self.precision == "fp16":
             raise UserError("fp16 does not go with the strategy fsdp; set precision to bf16 or fp32")
         check_parameters(self.model_list, self.optimizer_list)
+        check_attributes(vars(self), self.model_list)
         state.check_plain(self.meta, "meta")
+        state.check_plain(state.settings_of(self.config), "config")
         keep_freed_memory(self.device)
         if self.config.compile:
             for model in self.model_list:
@@ -326,6 +335,7 @@ class Trainer:
         if not self._has_own_folder():
             self.ckpt_dir = on_rank_0(run_folder.new_run_folder, self.ckpt_dir)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
+        self._is_checked = True
         print(console.start_lines(self.model_list, self.device, self.precision))
 
     def _checked_key_mode(self) -> str:
@@ -378,18 +388,22 @@ class Trainer:
             UserError: something that check_init refuses; NaN or inf in a loss or a gradient, with the first update that
                 has it; or a file that cannot be written.
         """
-        if not self.lr_scheduler_list:
+        if type(epochs) is not int or epochs < 1:
+            raise UserError(f"fit got {epochs!r} epochs; give a whole number from 1 on, of epochs in total")
+        if not self._is_checked:
             self.check_init()
         if epochs != self.epochs:
             self.epochs = epochs
             self.timeline().check()
             for schedule in self.lr_scheduler_list:
                 schedule.set_timeline(self.timeline())
-        if not self.is_finished():
-            self._try_evaluation()
-            self._write_settings()
+        if self.is_finished():
+            print(f"training has ended with epoch {self.epoch}; more epochs would continue it")
         with StopSignals() as self.signals:
             try:
+                if not self.is_finished():
+                    self._try_evaluation()
+                    self._write_settings()
                 while not self.is_finished():
                     if self.epoch_step < self.updates_per_epoch():
                         self.train_loop()
@@ -417,14 +431,29 @@ class Trainer:
             with evaluating(self.model_list), preserve_rng_state(self.device):
                 batch = next(iter(local_batches(loader, loader)))
                 self._check_batch(to_device(batch.data, self.device))
-                names |= self._scores(batch).keys()
+                try:
+                    names |= self._scores(batch).keys()
+                except RuntimeError as error:
+                    if "does not require grad" not in str(error):
+                        raise
+                    raise UserError(
+                        f"loss_per_batch has called backward(), but {UPDATES_BELONG}; its scores are "
+                        "what eval_scores_per_batch(batch) returns"
+                    ) from error
+        if world_size() == 1:
+            try:
+                compute(self.dataset_metrics)
+            except UserError:
+                raise
+            except Exception:  # one batch may be too little for a metric
+                pass
         for metric in self.dataset_metrics.values():
             metric.reset()
         require(dict.fromkeys(names), self.key_metric, "the key_metric, in the scores")
 
     def _check_batch(self, data: Any) -> None:
-        """Hands the inputs of a batch to `check_inputs`, where it is a pair (x, y)."""
-        if isinstance(data, (tuple, list)) and len(data) == 2:
+        """Hands the inputs of a batch, which come first in it, to `check_inputs`."""
+        if isinstance(data, (tuple, list)) and data:
             self.check_inputs(data[0])
 
     def _write_settings(self) -> None:
@@ -707,7 +736,7 @@ class Trainer:
             UserError: a damaged file, one of another task or network, or one from which this run cannot continue.
                 Nothing was changed.
         """
-        if optim and not self.lr_scheduler_list:
+        if optim and not self._is_checked:
             self.ckpt_dir = self.ckpt_dir if self._has_own_folder() else Path(path).parent
             self.check_init()
         state.restore(self, checkpoint.load(path), path, optim)
@@ -738,9 +767,18 @@ class Trainer:
     # ---- helpers ----
 
     def example_input(self) -> Any:
-        """An input of `forward`: that of the first evaluation batch."""
+        """An input of `forward`: what comes first in the first evaluation batch. Override it for other batches.
+
+        Raises:
+            UserError: the batch is neither a tensor nor a list.
+        """
         with preserve_rng_state(self.device):
-            return inputs_and_targets(next(iter(self.eval_loader)))[0]
+            batch = next(iter(self.eval_loader))
+        if isinstance(batch, (tuple, list)):
+            return batch[0]
+        if torch.is_tensor(batch):
+            return batch
+        raise UserError(f"a batch is a {type(batch).__name__}: override example_input to return an input of forward")
 
     def get_model_info(self, fake_inp: Any) -> None:
         """Prints a summary of each part and records the graph in TensorBoard; changes nothing and never fails."""
@@ -791,9 +829,7 @@ def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
         x, y = batch
         return x, y
     form = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else type(batch).__name__
-    raise UserError(
-        f"a batch is a {form}, not a pair (x, y); override loss_per_batch, and eval_scores_per_batch for scores"
-    )
+    raise UserError(f"a batch is a {form}, not a pair (x, y); override loss_per_batch and eval_scores_per_batch")
 
 
 def require(values: Mapping[str, Any], name: str, what: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from .. import settings
 from ..distributed.fsdp import load_model_state, load_optimizer_state, model_state, optimizer_state
 from ..distributed.process_group import all_gather, on_rank_0, rank
 from ..metrics import TrainingLosses
@@ -31,6 +33,7 @@ class Resumable(Protocol):
     scaler: torch.amp.GradScaler
     training_losses: TrainingLosses
     device: torch.device
+    config: Any
     meta: dict[str, Any]
     epochs: int
     epoch: int
@@ -51,11 +54,12 @@ class Resumable(Protocol):
 def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
     """The state of a trainer, as plain types and tensors; all ranks call it.
 
-    model0 ... (weights and buffers), task_type and the attributes in ALWAYS. With `optim` also optimizer0 ...,
-    lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes), and those in TO_CONTINUE.
+    model0 ... (weights and buffers), task_type, config (the settings) and the attributes in ALWAYS. With `optim` also
+    optimizer0 ..., lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes), and those in
+    TO_CONTINUE.
     """
     state: dict[str, Any] = {f"model{number}": model_state(model) for number, model in enumerate(trainer.model_list)}
-    state["task_type"] = trainer.task_type
+    state |= {"task_type": trainer.task_type, "config": settings_of(trainer.config)}
     state |= {name: getattr(trainer, name) for name in ALWAYS}
     if not optim:
         return state
@@ -69,6 +73,11 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
         "rng_states": all_gather(rng_state(trainer.device)),
         "data": trainer.data_sizes(),
     }
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The settings by name, if the config is a dataclass."""
+    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
 
 
 def restore(trainer: Resumable, state: dict[str, Any], path: str | Path, optim: bool) -> None:
@@ -179,6 +188,7 @@ def check_continues(state: Mapping[str, Any], trainer: Resumable, path: str | Pa
         raise UserError(f"{path} lacks {', '.join(missing)}: another version of the engine wrote it; start a new run")
     if state["epoch"] > trainer.epochs:
         raise UserError(f"{path} has {state['epoch']} epochs behind it; epochs is {trainer.epochs}, set it to more")
+    settings.check_same_run(state.get("config", {}), trainer.config, path)
     there, here = {**state["meta"], **state["data"]}, {**trainer.meta, **trainer.data_sizes()}
     for name in sorted(there.keys() | here.keys()):
         if not alike(there.get(name), here.get(name)):

@@ -9,14 +9,14 @@ from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from ..distributed.batches import LocalBatch, cut_ranges, loaded_ranges, local_indices, whole_batches
 from ..distributed.process_group import world_size
 from ..runtime.errors import UserError
 from ..runtime.seeding import epoch_generator
 from ..runtime.signals import block_signals, ignore_signals, kill_workers
-from .splits import Split, batches_in_order
+from .splits import SeededSamples, Split, batches_in_order
 
 T = TypeVar("T")
 atexit.register(kill_workers)  # or Python would wait at its end for workers that ignore its SIGTERM
@@ -116,7 +116,8 @@ def make_loaders(
     """Loaders of the splits: train shuffled in every epoch, val and test in order.
 
     A split is any Dataset with a length. Its samples are collated to batches as by a DataLoader, or by its method
-    `collate_fn`. A `Split` is read a whole batch at a time.
+    `collate_fn`, and what it draws for a sample follows from (seed, epoch, sample): see `SeededSamples`. A `Split` is
+    read a whole batch at a time.
 
     Args:
         splits: "train", "val" and, if there is one, "test".
@@ -137,8 +138,9 @@ def make_loaders(
 
     def loader(name: str, sampler: LocalBatchSampler) -> DataLoader[Any]:
         split: Any = splits[name]
+        draws = not isinstance(split, (Split, TensorDataset))
         return Loader(
-            split,
+            SeededSamples(split, seed) if draws else split,
             batch_sampler=sampler,
             num_workers=0 if getattr(split, "in_memory", False) else workers,
             collate_fn=_already_a_batch if isinstance(split, Split) else getattr(split, "collate_fn", None),

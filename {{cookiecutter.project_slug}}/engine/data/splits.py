@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..runtime.errors import UserError
-from ..runtime.seeding import epoch_generator
+from ..runtime.seeding import epoch_generator, preserve_rng_state, seed_sample
 
 
 class Split(Dataset[Any]):
@@ -49,6 +49,48 @@ class Split(Dataset[Any]):
     def eval_batches(self, batch_size: int) -> list[list[int]]:
         """The batches of an evaluation, as positions in the split: in order, none left out, the last may be smaller."""
         return batches_in_order(len(self), batch_size)
+
+
+class SeededSamples(Dataset[Any]):
+    """Another Dataset, whose random numbers for a sample, such as those of its augmentation, follow from the epoch.
+
+    Before each sample the generators of Python, NumPy and torch are seeded by (seed, epoch, position), and after a
+    batch they are as before. So a resumed run draws what it would have drawn, with any number of worker processes.
+
+    Args:
+        dataset: any Dataset with a length; attributes that this one does not have are its own.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # not there yet, while this is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose random numbers are drawn, and tells the data set."""
+        self.epoch = epoch
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> Any:
+        seed_sample(self.seed, self.epoch, position)
+        return self.dataset[position]
+
+    def __getitems__(self, positions: list[int]) -> Any:
+        with preserve_rng_state(torch.device("cpu")):
+            if hasattr(self.dataset, "__getitems__"):  # it reads a whole batch at a time
+                seed_sample(self.seed, self.epoch, positions[0])
+                return self.dataset.__getitems__(positions)
+            return [self[position] for position in positions]
 
 
 def batches_in_order(length: int, batch_size: int) -> list[list[int]]:

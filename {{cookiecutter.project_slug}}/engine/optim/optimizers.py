@@ -5,7 +5,7 @@ config.py takes the names from there; torch, whose import takes seconds, is impo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..runtime.errors import UserError
@@ -134,3 +134,23 @@ def check_parameters(model_list: Sequence[nn.Module], optimizer_list: Sequence[O
             f"optimizer_list[{owners[parameter]}] has a parameter of shape {tuple(parameter.shape)} that is in no part "
             "of model_list and so would not be saved; add its module there, as a part that `forward` leaves out"
         )
+
+
+def check_attributes(attributes: Mapping[str, Any], model_list: Sequence[nn.Module]) -> None:
+    """Raises a UserError for a module among a task's attributes that has trainable weights which are in no part.
+
+    They would be neither trained nor saved.
+    """
+    from torch import nn
+
+    in_parts = {parameter for model in model_list for parameter in model.parameters()}
+    for name, value in attributes.items():
+        for module in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(module, nn.Module):
+                continue
+            if any(parameter.requires_grad and parameter not in in_parts for parameter in module.parameters()):
+                raise UserError(
+                    f"{name}, a {type(module).__name__}, has trainable weights that are in no part of model_list, so "
+                    "they would be neither trained nor saved; append it to model_list (`forward` may leave it out) and "
+                    "give it an optimizer, or freeze it with requires_grad_(False)"
+                )

@@ -4,7 +4,7 @@ seeded by              what                                                 in
 seed                   initial weights                                      Trainer.__init__
 seed, epoch            all else in an epoch: dropout (and rank), shuffling  Trainer._start_epoch
 seed, epoch            order of samples                                     EpochSampler
-seed, epoch, sample    augmentation                                         set_epoch of a data set
+seed, epoch, sample    augmentation                                         set_epoch, SeededSamples
 seed, 0                held-out validation set, synthetic data              hold_out, data.py
 """
 
@@ -35,8 +35,18 @@ def seed_everything(seed: int, stream: int = 0) -> None:
         stream: which of several independent sequences, such as the rank of a process.
     """
     seed = (seed + stream * 0x9E3779B97F4A7C15) % 2**64  # far from the seeds of other epochs (Steele et al. 2014)
-    random.seed(seed)
     torch.manual_seed(seed)
+    _seed_cpu(seed)
+
+
+def seed_sample(seed: int, epoch: int, position: int) -> None:
+    """Seeds what a data set draws from for a sample: Python, NumPy (if it is imported) and torch on the CPU."""
+    _seed_cpu((epoch_seed(seed, epoch) + (2**32 + position) * 0x9E3779B97F4A7C15) % 2**64)
+
+
+def _seed_cpu(seed: int) -> None:
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(seed % 2**32)
 
