@@ -60,7 +60,7 @@ def write_lock(answers: dict) -> None:
     files = sorted(path for path in there if path.stat().st_mtime_ns >= since)
     digests = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     repository = str(Path(os.environ.get("PWD", ""), answers.get("_repo_dir", "")).absolute())
-    given = {name: answer for name, answer in answers.items() if not name.startswith("_")}
+    given = {name: answer for name, answer in sorted(answers.items()) if not name.startswith("_")}
     content = {"template": template_of(answers), "commit": commit_of(repository), "answers": given, "files": digests}
     lock.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 

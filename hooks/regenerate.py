@@ -1,9 +1,9 @@
 """Merges other answers, or a newer template, into a project that was edited; the hooks call it, no project holds it.
 
 The template is rendered twice, as it was (`was`) and as it should be (`becomes`); what differs between the two is
-merged into the project's files (`here`), three ways, by git. An edit is never lost: if both changed the same lines, both
-stand between conflict markers. The outcome is staged in a journal inside the project before any file changes, so that a
-call that is killed has changed nothing, or is completed by the next call.
+merged into the project's files (`here`), three ways, by git. An edit is never lost: if both changed the same lines,
+both stand between conflict markers. The outcome is staged in a journal inside the project before any file changes, so
+that a call that is killed has changed nothing, or is completed by the next call.
 
 `python scripts/regenerate.py` in a project ends in `serve`, `cookiecutter -f` over a project in `prepare` and `finish`.
 """
@@ -119,6 +119,7 @@ def read_answers(path: Path) -> dict[str, str]:
     """
     try:
         answers = answers_in(path.read_bytes())
+        answers.pop("template_version", None)  # is none
     except (OSError, ValueError) as error:
         raise MergeError(f"{path.name} cannot be read ({error}); bring it back from git") from error
     if "project_slug" not in answers:
@@ -337,9 +338,8 @@ def truthful(files: dict[str, str], merge: "Merge", locked: dict[str, str], prov
 
 def recorded(becomes: Files) -> dict[str, str]:
     """The answers in a rendering; without the template's version, which is in the same file."""
-    answers = answers_in(becomes[ANSWERS].data)
-    answers.pop("template_version", None)
-    return answers
+    answers = sorted(answers_in(becomes[ANSWERS].data).items())  # as the lock of a new project has them
+    return {name: answer for name, answer in answers if name != "template_version"}
 
 
 # ---- merging ----
