@@ -57,6 +57,7 @@ if said:
     sys.exit(said["status"])
 if not done.returncode:
     sys.exit(f"error: the template at {place} is older than this script and cannot merge; give --template a newer one")
-complaint = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["stopped"]
-told = [line for line in complaint if line.startswith(("fatal: ", "error: ", "A valid repository"))] or complaint[-1:]
-sys.exit(f"error: the template cannot be had from {place} ({told[0]}); if it has moved, give --template PATH_OR_ADDRESS")
+lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["stopped"]
+told = [line for line in lines if line.startswith(("fatal: ", "error: ", "A valid repository"))] or lines[-1:]
+moved = "if it has moved, give --template PATH_OR_ADDRESS"
+sys.exit(f"error: the template cannot be had from {place} ({told[0]}); {moved}")
