@@ -24,7 +24,7 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 soak: $(VENV)/ready
-	SOAK=$(SOAK) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP tests/test_faults.py
+	SOAK=$(SOAK) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -rP tests/test_faults.py tests/test_regenerate.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Records how the project was rendered, trains its smoke epoch and says what comes next. The project always stays.
 
 With TORCH_TEMPLATE_STRICT=1 the hook fails if something goes wrong; cookiecutter then removes the project, without
---keep-project-on-failure. With TORCH_TEMPLATE_QUIET=1 it only records: engine/regenerate.py renders so.
+--keep-project-on-failure. With TORCH_TEMPLATE_QUIET=1 it only records: projects of version 0.3 and before render so.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 TIME_LIMIT = 120  # seconds for the smoke epoch
@@ -52,14 +53,15 @@ def commit_of(repository: str) -> str:
 
 
 def write_lock(answers: dict) -> None:
-    """Writes .cookiecutter.lock: the template, its commit, and the SHA-256 of every rendered file."""
+    """Writes .cookiecutter.lock: the template, its commit, the answers, and the SHA-256 of every rendered file."""
     lock = Path(".cookiecutter.lock")
     since = lock.stat().st_mtime_ns if lock.exists() else 0  # pre_gen_project.py has touched it
     there = (path for path in Path().rglob("*") if path.is_file() and path != lock)
     files = sorted(path for path in there if path.stat().st_mtime_ns >= since)
     digests = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     repository = str(Path(os.environ.get("PWD", ""), answers.get("_repo_dir", "")).absolute())
-    content = {"template": template_of(answers), "commit": commit_of(repository), "files": digests}
+    given = {name: answer for name, answer in sorted(answers.items()) if not name.startswith("_")}
+    content = {"template": template_of(answers), "commit": commit_of(repository), "answers": given, "files": digests}
     lock.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
@@ -199,7 +201,7 @@ def next_steps(python: str) -> str:
     """The commands that come next."""
     name = typed(python)
     commands = [f"cd {way_to_project()}", f"{name} train.py", f"{name} -m tensorboard.main --logdir check_point"]
-    again = ["other answers later, without losing an edit:", f"  {name} -m engine.regenerate lr_scheduler_type=step"]
+    again = ["other answers later, without losing an edit:", f"  {name} scripts/regenerate.py lr_scheduler_type=step"]
     return "\n".join(["next:", *(f"  {command}" for command in commands), *again])
 
 
@@ -240,19 +242,43 @@ def verify(answers: dict) -> int:
     return 1
 
 
+def record(answers: dict) -> bool:
+    """Writes the lock or, over a project, ends the merge that was staged; returns whether there are conflicts.
+
+    Raises:
+        OSError: it cannot write.
+    """
+    if not Path(".cookiecutter.merge").exists():
+        write_lock(answers)
+        return False
+    sys.dont_write_bytecode = True  # the folder is the template's
+    sys.path.insert(0, str(Path(os.environ.get("PWD", ""), answers["_repo_dir"], "hooks").absolute()))
+    lines, conflicts = import_module("regenerate").finish(Path.cwd())
+    say("\n".join(lines))
+    return conflicts
+
+
 def main(answers: dict) -> int:
     """Does what the answer smoke_epoch says; returns the exit status, 0 unless TORCH_TEMPLATE_STRICT is set."""
     getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # for names that the console cannot show
+    conflicts = False
     if "_repo_dir" in answers:  # else cruft renders, which keeps a record of its own
         try:
-            write_lock(answers)
+            conflicts = record(answers)
         except OSError as error:
-            say(f".cookiecutter.lock was not written ({error}): engine.regenerate will ask for --template")
+            if Path(".cookiecutter.merge").exists():
+                say(f"error: the merge is not complete ({error}); when that is mended, run the same command again")
+                return 1
+            say(f".cookiecutter.lock was not written ({error}): scripts/regenerate.py will ask for --template")
     if os.environ.get("TORCH_TEMPLATE_QUIET") == "1" or only_compared(answers):
         return 0
     say(f"{answers['project_slug']} is ready:")
     for chosen in (("task_type", "num_parts"), ("lr_scheduler_type", "warm_up_mode")):
         say("  " + ", ".join(f"{name}={answers[name]}" for name in chosen))
+    if conflicts:
+        verifying = way_to_verify(shutil.which("python") or "")
+        say(f"not verified, since there are conflicts; decide in these files, then: {verifying}")
+        return 1 if os.environ.get("TORCH_TEMPLATE_STRICT") == "1" else 0
     if answers["smoke_epoch"] == "skip":
         say(f"not verified, as you asked; to do so: {way_to_verify(shutil.which('python') or '')}")
         return 0

@@ -1,13 +1,18 @@
-"""Refuses, before anything is written, answers that would give a broken project, and to overwrite edits."""
+"""Refuses, before anything is written, answers that would give a broken project; merges where a project is there.
+
+The merging is in regenerate.py beside this file: for `cookiecutter -f`, and for scripts/regenerate.py of a project,
+which runs cookiecutter with TORCH_TEMPLATE_REQUEST naming a file with what it wants.
+"""
 
 import difflib
-import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
@@ -90,18 +95,13 @@ def ignored(given: dict, answers: dict, questions: dict, similarity: float) -> s
     return ""
 
 
-# ---- edits that would be overwritten ----
+# ---- files that would be overwritten ----
 
 
-def edited_files(folder: Path) -> list:
-    """The files of a project that differ from what was rendered; all of them where that is not known."""
-    try:
-        rendered = json.loads((folder / ".cookiecutter.lock").read_text("utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
-        everything = (path for path in folder.rglob("*") if path.is_file())
-        return sorted(path.relative_to(folder).as_posix() for path in everything if ".git" not in path.parts)
-    there = [name for name in rendered if (folder / name).is_file()]
-    return [name for name in there if hashlib.sha256((folder / name).read_bytes()).hexdigest() != rendered[name]]
+def files_in(folder: Path) -> list:
+    """The paths of all files in a folder but those of git."""
+    everything = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in everything if ".git" not in path.parts)
 
 
 def not_in_git(folder: Path, names: list) -> list:
@@ -119,20 +119,52 @@ def not_in_git(folder: Path, names: list) -> list:
 
 
 def lost_edits(folder: Path) -> str:
-    """A line about the edits in a project that rendering over it would lose; empty if there are none."""
-    names = not_in_git(folder, edited_files(folder))
+    """A line about the files in a folder that is no project and would be overwritten; empty if there are none."""
+    names = not_in_git(folder, files_in(folder))
     if not names:
         return ""
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return (
-        f"edits in {folder.name} would be lost: {shown}; to keep them run `python -m engine.regenerate NAME=ANSWER` "
-        "there, or commit them first"
+        f"{folder.name} holds files, but neither .cookiecutter.yaml nor .cookiecutter.lock, so that they cannot be "
+        f"merged and would be lost: {shown}; commit them first, or choose another project_slug"
     )
+
+
+# ---- a project that is there ----
+
+
+def merging(answers: dict) -> ModuleType:
+    """The module regenerate.py; an ImportError if the template's folder is not found from here."""
+    sys.dont_write_bytecode = True  # the folder is the template's
+    sys.path.insert(0, str(Path(os.environ.get("PWD", ""), answers.get("_repo_dir", ""), "hooks").absolute()))
+    return import_module("regenerate")
+
+
+def prepare_merge(answers: dict) -> str:
+    """Stages the merge of the project in the working directory; returns a line about why not, or nothing."""
+    if Path(".cruft.json").exists() or "_repo_dir" not in answers:
+        return "cruft keeps the answers of this project; commit, then: cruft update"
+    try:
+        regenerate = merging(answers)
+    except ImportError:
+        return f"the template's folder {answers['_repo_dir']} is not found from here; give its absolute path"
+    repository = Path(os.environ.get("PWD", ""), answers["_repo_dir"]).absolute()
+    given = {name: answer for name, answer in answers.items() if not name.startswith("_")}
+    place = import_module("post_gen_project").template_of(answers)
+    try:
+        lines = regenerate.prepare(regenerate.Request(Path.cwd(), repository, place, given, True, rendered=True))
+    except regenerate.MergeError as error:
+        return str(error)
+    print("\n".join(lines), end="\n" * bool(lines), flush=True)
+    return ""
 
 
 def main(answers: dict) -> int:
     """The exit status: 1 stops cookiecutter."""
     typed_in = os.environ.get("PWD", "")
+    if request := os.environ.get("TORCH_TEMPLATE_REQUEST"):
+        merging(answers).serve(Path(request), Path(typed_in, answers["_repo_dir"]).absolute())
+        return 1  # what would be rendered now is of no use
     try:
         questions = json.loads(Path(typed_in, answers["_repo_dir"], "cookiecutter.json").read_text("utf-8"))
     except (OSError, KeyError):  # not found from here, or rendered by another program than cookiecutter
@@ -143,12 +175,13 @@ def main(answers: dict) -> int:
         complaint(answers)
         or ignored(typed, answers, questions, 0)
         or ignored(in_file, answers, questions, 0.8)  # the file may be for many templates
-        or lost_edits(Path.cwd())
     )
+    a_project = Path(".cookiecutter.yaml").exists() or Path(".cookiecutter.lock").exists()
+    problem = problem or (prepare_merge(answers) if a_project else lost_edits(Path.cwd()))
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
-    if any(Path.cwd().iterdir()):  # files newer than this one are those that are rendered now
+    if not a_project and any(Path.cwd().iterdir()):  # files newer than this one are those that are rendered now
         Path(".cookiecutter.lock").touch()
     return 0
 

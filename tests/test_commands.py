@@ -52,7 +52,7 @@ MORE = {  # flags after a command that begins so
     "torchrun": "--epochs 1 --width 8 --warm_up_epochs 0.5 --device cpu",
     "python -m tensorboard.main": "--inspect",  # what would be shown, in place of showing it until Ctrl-C
     "python -m pytest": "-k readme",  # all of them run in test_combinations.py
-    "python -m engine.regenerate": f"--template {shlex.quote(str(ROOT))}",
+    "python scripts/regenerate.py": f"--template {shlex.quote(str(ROOT))}",
 }
 
 

@@ -258,7 +258,7 @@ def test_a_trainable_module_outside_the_parts_is_refused(own: Any, tmp_path: Pat
     with pytest.raises(UserError) as caught:
         Projected(tmp_path, frozen=False)
     assert str(caught.value).startswith(
-        "projection, a Linear, has trainable weights that are in no part of model_list, so they would be neither trained"
+        "projection, a Linear, has trainable weights that are in no part of model_list, so they would be neither"
     )
     Projected(tmp_path, frozen=True)
 

@@ -53,7 +53,7 @@ def test_the_engine_imports_nothing_of_the_owner_and_itself_by_relative_imports(
 # Each floor imports only from itself and from floors below it.
 FLOORS = [
     {"runtime"},
-    {"settings", "logger", "distributed", "regenerate"},
+    {"settings", "logger", "distributed"},
     {"data", "optim", "metrics", "network"},
     {"schedulers", "nonfinite"},
     {"checkpoint", "monitor"},
