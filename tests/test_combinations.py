@@ -14,8 +14,8 @@ from scripts import run_script
 
 FILES = {
     ".cookiecutter.yaml", ".github/workflows/ci.yml", ".gitignore", ".pre-commit-config.yaml", "LICENSE", "README.md",
-    "config.py", "data.py", "model.py", "predict.py", "pyproject.toml", "task.py", "train.py", "scripts/slurm.sh", "scripts/regenerate.py",
-    "tests/test_faults.py", "tests/test_project.py", "tests/test_task.py",
+    "config.py", "data.py", "model.py", "predict.py", "pyproject.toml", "task.py", "train.py", "scripts/slurm.sh",
+    "scripts/regenerate.py", "tests/test_faults.py", "tests/test_project.py", "tests/test_task.py",
 }  # fmt: skip
 ENGINE = {path.relative_to(SOURCE).as_posix() for path in (SOURCE / "engine").rglob("*.py")}
 OF_TASK = {"task.py", "data.py", "model.py", "settings.py", "README.md", "test_task.py"}  # and perhaps metrics.py
