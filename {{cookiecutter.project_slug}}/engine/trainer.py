@@ -166,7 +166,7 @@ class Trainer:
         self.micro_batch = MicroBatch(first=True, last=True, weight=1.0)
         self.speed = console.Speed()
         self.signals = StopSignals()
-        self._is_checked = False  # whether check_init has been called
+        self._checked = False  # whether check_init has been called
         self._stop_vote = DelayedMax()
         self._steps = 0  # calls of _step, by this process
         self._epoch_began = time.perf_counter()
@@ -305,7 +305,7 @@ class Trainer:
             if not length_of(getattr(self, name)):
                 kind = "list" if name.endswith("list") else "loader with a length"
                 raise UserError(f"{name} is empty or has no length; set it to a {kind} before check_init()")
-        if self.lr_scheduler_list and not self._is_checked:
+        if self.lr_scheduler_list and not self._checked:
             raise UserError("lr_scheduler_list is made by check_init; choose lr_scheduler_type, or see schedulers.py")
         for name, metric in self.dataset_metrics.items():
             if isinstance(metric, type):
@@ -335,7 +335,7 @@ class Trainer:
         if not self._has_own_folder():
             self.ckpt_dir = on_rank_0(run_folder.new_run_folder, self.ckpt_dir)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
-        self._is_checked = True
+        self._checked = True
         print(console.start_lines(self.model_list, self.device, self.precision))
 
     def _checked_key_mode(self) -> str:
@@ -390,7 +390,7 @@ class Trainer:
         """
         if type(epochs) is not int or epochs < 1:
             raise UserError(f"fit got {epochs!r} epochs; give a whole number from 1 on, of epochs in total")
-        if not self._is_checked:
+        if not self._checked:
             self.check_init()
         if epochs != self.epochs:
             self.epochs = epochs
@@ -736,7 +736,7 @@ class Trainer:
             UserError: a damaged file, one of another task or network, or one from which this run cannot continue.
                 Nothing was changed.
         """
-        if optim and not self._is_checked:
+        if optim and not self._checked:
             self.ckpt_dir = self.ckpt_dir if self._has_own_folder() else Path(path).parent
             self.check_init()
         state.restore(self, checkpoint.load(path), path, optim)
