@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from engine.monitor.tensorboard import open_writer
-from engine.settings import NonNegative, Positive
+from engine.settings import MayChange, NonNegative, Positive
 from engine.trainer import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -19,31 +19,31 @@ class SmallConfig:
     """The settings that the engine reads, with defaults that make tests short."""
 
     task_type: str = ""
-    epochs: Positive[int] = 20
+    epochs: MayChange[Positive[int]] = 20
     lr_scheduler_type: str = "annealing"
-    eta_min: float = 0.0
-    step_size: int = 8
-    gamma: float = 0.1
-    patience: int = 3
+    eta_min: MayChange[float] = 0.0
+    step_size: MayChange[int] = 8
+    gamma: MayChange[float] = 0.1
+    patience: MayChange[int] = 3
     warm_up_mode: str = "none"
     warm_up_epochs: float = 1.0
     warm_up_init_lr: float = 1e-6
     accumulate: Positive[int] = 1
     clip_grad: NonNegative[float] = 0.0
-    ckpt_dir: str = "check_point"
-    device: str = "cpu"
+    ckpt_dir: MayChange[str] = "check_point"
+    device: MayChange[str] = "cpu"
     precision: str = "fp32"
-    compile: bool = False
-    strategy: str = "ddp"
-    sync_timeout: float = 5.0
+    compile: MayChange[bool] = False
+    strategy: MayChange[str] = "ddp"
+    sync_timeout: MayChange[float] = 5.0
     seed: int = 0
-    log_per_step: Positive[int] = 50
-    save_per_epochs: Positive[int] = 1
-    save_per_steps: int = 0
-    keep_last: int = 3
-    early_stopping_patience: int = 0
-    histograms: bool = False
-    pictures: str = "none"
+    log_per_step: MayChange[Positive[int]] = 50
+    save_per_epochs: MayChange[Positive[int]] = 1
+    save_per_steps: MayChange[int] = 0
+    keep_last: MayChange[int] = 3
+    early_stopping_patience: MayChange[int] = 0
+    histograms: MayChange[bool] = False
+    pictures: MayChange[str] = "none"
 
 
 SETTINGS = {field.name for field in fields(SmallConfig)}

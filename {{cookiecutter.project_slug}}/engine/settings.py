@@ -8,7 +8,7 @@ import math
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -236,11 +236,17 @@ def resumed(defaults: C, argv: list[str], run_folder: Path) -> C:
     return config
 
 
+def of_run(config: Any) -> dict[str, Any]:
+    """The settings that make a run what it is: those that a resumed run may not change. None of what is no dataclass."""
+    annotations = _annotations(config) if is_dataclass(config) else {}
+    fixed = [name for name, extras in annotations.items() if not any(isinstance(e, _Changeable) for e in extras)]
+    return {name: getattr(config, name) for name in fixed}
+
+
 def check_same_run(before: Mapping[str, Any], config: Any, source: Path | str) -> None:
     """Raises a UserError for a setting that differs from the one before, though a resumed run may not change it."""
-    for name, extras in _annotations(config).items() if before else ():
-        new = getattr(config, name)
-        if before.get(name, new) != new and not any(isinstance(extra, _Changeable) for extra in extras):
+    for name, new in of_run(config).items():
+        if before.get(name, new) != new:
             raise UserError(
                 f"--{name} {new} differs from {before[name]}, with which {source} was trained; "
                 "leave it out or start a new run"
@@ -248,7 +254,7 @@ def check_same_run(before: Mapping[str, Any], config: Any, source: Path | str) -
 
 
 def of_checkpoint(defaults: C, saved: Mapping[str, Any]) -> C:
-    """The settings in a checkpoint, for prediction; what it does not have is as in `defaults`."""
+    """The settings of the run that wrote a checkpoint, for prediction; what it does not have is as in `defaults`."""
     saved = _present_names(dict(saved), defaults)
     config: C = replace(defaults, **{name: saved[name] for name in _annotations(defaults) if name in saved})
     return config

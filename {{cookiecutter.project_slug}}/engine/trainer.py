@@ -321,7 +321,7 @@ class Trainer:
         check_parameters(self.model_list, self.optimizer_list)
         check_attributes(vars(self), self.model_list)
         state.check_plain(self.meta, "meta")
-        state.check_plain(state.settings_of(self.config), "config")
+        state.check_plain(settings.of_run(self.config), "config")
         keep_freed_memory(self.device)
         if self.config.compile:
             for model in self.model_list:

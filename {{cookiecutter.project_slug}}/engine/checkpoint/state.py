@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,12 +53,12 @@ class Resumable(Protocol):
 def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
     """The state of a trainer, as plain types and tensors; all ranks call it.
 
-    model0 ... (weights and buffers), task_type, config (the settings) and the attributes in ALWAYS. With `optim` also
+    model0 ... (weights and buffers), task_type, config (settings of the run) and the attributes in ALWAYS. With `optim` also
     optimizer0 ..., lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes), and those in
     TO_CONTINUE.
     """
     state: dict[str, Any] = {f"model{number}": model_state(model) for number, model in enumerate(trainer.model_list)}
-    state |= {"task_type": trainer.task_type, "config": settings_of(trainer.config)}
+    state |= {"task_type": trainer.task_type, "config": settings.of_run(trainer.config)}
     state |= {name: getattr(trainer, name) for name in ALWAYS}
     if not optim:
         return state
@@ -73,11 +72,6 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
         "rng_states": all_gather(rng_state(trainer.device)),
         "data": trainer.data_sizes(),
     }
-
-
-def settings_of(config: Any) -> dict[str, Any]:
-    """The settings by name, if the config is a dataclass."""
-    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
 
 
 def restore(trainer: Resumable, state: dict[str, Any], path: str | Path, optim: bool) -> None:
