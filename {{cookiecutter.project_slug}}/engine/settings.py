@@ -237,7 +237,7 @@ def resumed(defaults: C, argv: list[str], run_folder: Path) -> C:
 
 
 def of_run(config: Any) -> dict[str, Any]:
-    """The settings that make a run what it is: those that a resumed run may not change. None of what is no dataclass."""
+    """The settings that make a run what it is: those that a resumed run may not change; none if it is no dataclass."""
     annotations = _annotations(config) if is_dataclass(config) else {}
     fixed = [name for name, extras in annotations.items() if not any(isinstance(e, _Changeable) for e in extras)]
     return {name: getattr(config, name) for name in fixed}
