@@ -54,8 +54,8 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
     """The state of a trainer, as plain types and tensors; all ranks call it.
 
     model0 ... (weights and buffers), task_type, config (settings of the run) and the attributes in ALWAYS. With `optim`
-    also optimizer0 ..., lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes), and those
-    in TO_CONTINUE.
+    also optimizer0 ..., lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes), and
+    those in TO_CONTINUE.
     """
     state: dict[str, Any] = {f"model{number}": model_state(model) for number, model in enumerate(trainer.model_list)}
     state |= {"task_type": trainer.task_type, "config": settings.of_run(trainer.config)}
