@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from engine.data.arrays import file_inputs
 from engine.runtime.errors import UserError
 
 IMAGE_TYPES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -30,6 +31,11 @@ def find_images(path: Path) -> list[Path]:
         files = [Path(folder, name) for name in names if not name.startswith(".")]
         found += [file for file in files if file.suffix.lower() in IMAGE_TYPES]
     return sorted(found)
+
+
+def image_files(inputs: Sequence[Any]) -> list[Path]:
+    """The image files among inputs of a prediction: those that are named, and those in folders."""
+    return [file for path in file_inputs(inputs) for file in find_images(path)]
 
 
 @contextmanager

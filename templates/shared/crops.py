@@ -1,7 +1,7 @@
 """Square images: the centred crops of files, and a grid of images to look at."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from engine.data.arrays import array_batches
 from engine.monitor.figures import caption, new_figure
-from images import FITS_INTO_MEMORY, in_threads, median_shorter_side, opened, to_rgb, to_tensor
+from images import FITS_INTO_MEMORY, image_files, in_threads, median_shorter_side, opened, to_rgb, to_tensor
 
 GRID_IMAGES = 16  # of a figure
 
@@ -38,6 +39,20 @@ def read_crop(path: Path, size: int) -> Tensor:
 def read_crops(paths: Sequence[Path], size: int) -> Tensor:
     """The crops of many files: uint8 of shape (N, 3, size, size)."""
     return torch.stack(in_threads(partial(read_crop, size=size), paths))
+
+
+def crop_batches(inputs: Sequence[Any], size: int, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """For prediction: batches of names and images, uint8 (B, 3, size, size).
+
+    Args:
+        inputs: files, folders with all below them, or arrays of such images, whose names are their numbers.
+        size: side of the crops of files, in pixels.
+        batch_size: images per batch.
+    """
+    yield from array_batches(inputs, batch_size)
+    files = image_files(inputs)
+    for batch in (files[start : start + batch_size] for start in range(0, len(files), batch_size)):
+        yield [str(file) for file in batch], read_crops(batch, size)
 
 
 class CropFiles:

@@ -59,12 +59,8 @@ def as_table(source: Any, names: Sequence[str]) -> Table:
     if isinstance(source, (str, Path)):
         return read_table(Path(source))
     if hasattr(source, "columns"):
-        kind, names, rows, lines = (
-            "DataFrame",
-            list(map(str, source.columns)),
-            source.itertuples(index=False),
-            list(source.index),
-        )
+        kind, rows, lines = "DataFrame", source.itertuples(index=False), list(source.index)
+        names = list(map(str, source.columns))
     elif hasattr(source, "tolist"):
         kind, rows, lines = "array", source.tolist(), list(range(len(source)))
         if source.ndim != 2 or source.shape[1] != len(names):

@@ -34,7 +34,9 @@ def test_every_update_has_the_learning_rate_of_the_curve(num_parts: int, tmp_pat
     config = settings.parse(Config(), [*SMALL, *flags, "--ckpt_dir", str(tmp_path)])
     trainer = Task(config)
     groups = [group for optimizer in trainer.optimizer_list for group in optimizer.param_groups]
-    base = [group["lr"] for group in groups]
+    base = [0.01 * number for number in range(1, len(groups) + 1)]  # another one for each
+    for lr, group in zip(base, groups, strict=True):
+        group["lr"] = lr
     trainer.check_init()
     per_epoch = trainer.updates_per_epoch()
     warm_up = 0 if config.warm_up_mode == "none" else round(1.5 * per_epoch)
@@ -76,3 +78,4 @@ def test_a_run_is_repeated_by_its_settings_and_flags_win(tmp_path: Path) -> None
     first = run(tmp_path / "first", "--epochs", "1", "--warm_up_mode", "none", "--seed", "3")
     config = settings.parse(Config(), ["--config", str(first / "config.json"), "--epochs", "2"])
     assert (config.seed, config.warm_up_mode, config.epochs) == (3, "none", 2)
+    assert {name: getattr(config, name) for name in Config.SMOKE} == Config.SMOKE

@@ -10,12 +10,10 @@ from torch import Tensor
 from augmentation import AugmentedSplit
 from backbones import backbone_meta, check_image_size
 from config import Config
-from crops import read_crops, read_splits
-from engine.data.arrays import array_batches, file_inputs
+from crops import crop_batches, read_splits
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
-from images import find_images
 from tables import Table, find_tables, read_table
 
 # By split, images (N, 3, S, S) and labels (N, L), 0.0 or 1.0; and the names of the labels.
@@ -99,14 +97,5 @@ def make_synthetic(config: Config) -> Found:
 
 
 def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """For predict.py: batches of file names and images (B, 3, S, S).
-
-    Args:
-        inputs: files, folders with all below them, or arrays of such images, uint8, whose names are their numbers.
-        meta: what `load_data` returned.
-        batch_size: images per batch.
-    """
-    yield from array_batches(inputs, batch_size)
-    files = [file for path in file_inputs(inputs) for file in find_images(path)]
-    for batch in (files[start : start + batch_size] for start in range(0, len(files), batch_size)):
-        yield [str(file) for file in batch], read_crops(batch, meta["image_size"])
+    """For predict.py: batches of names and images (B, 3, S, S), from files, folders and arrays."""
+    return crop_batches(inputs, meta["image_size"], batch_size)

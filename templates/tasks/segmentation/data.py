@@ -11,13 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from config import Config
-from engine.data.arrays import array_batches, file_inputs
+from engine.data.arrays import array_batches
 from engine.data.splits import Split, choose_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
 from images import (
     FITS_INTO_MEMORY,
     find_images,
+    image_files,
     in_threads,
     median_shorter_side,
     opened,
@@ -291,7 +292,7 @@ def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) ->
         batch_size: images per batch.
     """
     yield from array_batches(inputs, batch_size)
-    files = [file for path in file_inputs(inputs) for file in find_images(path)]
+    files = image_files(inputs)
     by_stem(files)
     batch: list[Tensor] = []
     for number, file in enumerate(files):
