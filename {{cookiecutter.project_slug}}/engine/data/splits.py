@@ -1,6 +1,7 @@
 """Data set splits: training, validation and test samples, and a validation set held out if there is none."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,28 @@ from torch.utils.data import Dataset
 
 from ..runtime.errors import UserError
 from ..runtime.seeding import epoch_generator, preserve_rng_state, seed_sample
+
+# What the folder or file of a split may be called, in any case.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+def by_split(paths: Iterable[Path]) -> dict[str, Path]:
+    """Those of the folders or files that are called like a split, by its name: "train", "val" or "test".
+
+    Raises:
+        UserError: two of them are of one split.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        stem = path.name.split(".")[0].lower()
+        for split, names in SPLIT_NAMES.items():
+            if stem in names and found.setdefault(split, path) != path:
+                raise UserError(f"{found[split]} and {path} are both there for {split}; remove or rename one")
+    return {split: found[split] for split in SPLIT_NAMES if split in found}
 
 
 class Split(Dataset[Any]):
