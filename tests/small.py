@@ -26,7 +26,7 @@ class SmallConfig:
     gamma: MayChange[float] = 0.1
     patience: MayChange[int] = 3
     warm_up_mode: str = "none"
-    warm_up_epochs: float = 1.0
+    warm_up_epochs: float | None = 1.0
     warm_up_init_lr: float = 1e-6
     accumulate: Positive[int] = 1
     clip_grad: NonNegative[float] = 0.0

@@ -415,10 +415,10 @@ class Scripted(Small):
         ("min", [0.5, 0.3, 0.3, 0.6], 2),
         ("max", [math.nan, 0.2, math.nan, 0.1], 2),
         ("min", [math.nan, -0.2, 0.1, math.nan], 2),
-        ("max", [-3.0, -2.0, -5.0, math.inf], 4),
+        ("max", [-3.0, -2.0, -5.0, math.inf], 2),
     ],
 )
-def test_ties_keep_the_earlier_epoch_and_nan_is_never_best(
+def test_ties_keep_the_earlier_epoch_and_nan_and_inf_are_never_best(
     mode: str, scores: list[float], best: int, tmp_path: Path
 ) -> None:
     trainer = Scripted(tmp_path, scores, key_mode=mode, epochs=4)
@@ -723,6 +723,12 @@ def test_every_epoch_has_a_log_point(log_per_step: int, steps: list[int], tmp_pa
     for name in ("train/loss", "train/grad_norm", "lr/part0"):
         assert [step for step, _ in scalars[name]] == steps
     assert all(value > 0 for _, value in scalars["train/grad_norm"])
+
+
+def test_epochs_of_one_update_have_a_log_point_each(tmp_path: Path) -> None:
+    scalars = record(Small(tmp_path, train_loader=data(8), epochs=2), tmp_path, 2)
+    for name in ("train/loss", "lr/part0"):
+        assert [step for step, _ in scalars[name]] == [1, 2]
 
 
 def test_a_resumed_run_records_no_update_twice(tmp_path: Path) -> None:

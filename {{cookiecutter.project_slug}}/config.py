@@ -35,7 +35,8 @@ class Config:
     warm_up_mode: Literal["linear", "exponential", "constant", "none"] = "{{ cookiecutter.warm_up_mode }}"
     """how the learning rate rises from warm_up_init_lr to its base: linearly, exponentially, at once at the end of the
     warm-up, or without a warm-up"""
-    warm_up_epochs: NonNegative[float] = 1.0  # length of the warm-up in epochs; may be a fraction
+    warm_up_epochs: NonNegative[float] | None = None
+    """length of the warm-up in epochs; may be a fraction; None: 1, or a quarter of a run of fewer than 4 epochs"""
     warm_up_init_lr: NonNegative[float] = 1e-6  # learning rate of the first update of the warm-up
 
     # The run

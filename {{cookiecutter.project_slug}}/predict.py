@@ -148,29 +148,41 @@ def obstacle(task: "Trainer") -> str:
 def predict(arguments: Arguments) -> None:
     """Loads the weights, reads inputs batch by batch, and writes a row for each.
 
+    The table is written beside `output` and renamed at the end: until then an earlier table there stays as it is.
+
     Raises:
-        UserError: a flag or a checkpoint that cannot be used, or an input that cannot be read.
+        UserError: a flag or a checkpoint that cannot be used, an input that cannot be read, or a full disk.
     """
-    if not arguments.inputs:
+    inputs, output = arguments.inputs, arguments.output
+    if not inputs:
         raise UserError("give something to predict for, as in: python predict.py --checkpoint FILE INPUT...")
+    if missing := [str(path) for path in inputs if not path.exists()]:
+        raise UserError(f"{', '.join(missing)}: there is no such file or folder to predict for; nothing was written")
     if arguments.batch_size < 1:
         raise UserError(f"--batch_size {arguments.batch_size} must be 1 or more")
-    if not arguments.output.parent.is_dir() or arguments.output.is_dir():
-        raise UserError(f"--output {arguments.output} must be a file in a folder that exists")
-    if any(path.exists() and path.resolve() == arguments.output.resolve() for path in arguments.inputs):
-        raise UserError(f"--output {arguments.output} is one of the inputs; give it another name")
+    if not output.parent.is_dir() or output.is_dir():
+        raise UserError(f"--output {output} must be a file in a folder that exists")
+    if any(path.resolve() == output.resolve() for path in inputs):
+        raise UserError(f"--output {output} is one of the inputs; give it another name")
     predictor = load(arguments.checkpoint, arguments.device)
     from engine.monitor.console import print_table
 
-    written = 0
-    for rows in predictor.batches(arguments.inputs, arguments.output, arguments.batch_size):
-        # Batch by batch: if an input cannot be read, the predictions before it are in the file.
-        write_table(rows, arguments.output, new=not written)
-        print_table(rows, header=not written)
-        written += len(rows)
-    if not written:
-        raise UserError(f"nothing to predict for in {', '.join(map(str, arguments.inputs))}")
-    print(f"{written} predictions are in {arguments.output}")
+    unfinished, written = output.with_name(f"{output.name}.part"), 0
+    try:
+        for rows in predictor.batches(inputs, output, arguments.batch_size):
+            write_table(rows, unfinished, new=not written)
+            print_table(rows, header=not written)
+            written += len(rows)
+        if not written:
+            raise UserError(f"nothing to predict for in {', '.join(map(str, inputs))}")
+        unfinished.replace(output)
+    except OSError as error:
+        place = error.filename or unfinished
+        raise UserError(f"{place} cannot be written ({error.strerror or error}); give another --output") from error
+    except UserError as error:
+        before = f"; the {written} predictions before it are in {unfinished}" if written else ""
+        raise UserError(f"{error}{before}") from error
+    print(f"{written} predictions are in {output}")
 
 
 def write_table(rows: Rows, path: Path, new: bool) -> None:

@@ -17,7 +17,7 @@ def train(argv: list[str]) -> None:
     """Parses the flags, builds the task, resumes if asked, trains, and tests the best epoch."""
     began, config = time.perf_counter(), settings.parse(Config(), argv)
     # After the flags: importing torch takes seconds.
-    from engine.checkpoint.run_folder import find_state, new_run_folder
+    from engine.checkpoint.run_folder import find_state, locked, new_run_folder
     from engine.distributed.process_group import is_rank_0, on_rank_0, process_group
     from engine.logger import Logger
     from engine.monitor import console, lr_curve
@@ -33,7 +33,7 @@ def train(argv: list[str]) -> None:
         if state_path:
             config = settings.resumed(Config(), argv, state_path.parent)
         folder: Path = state_path.parent if state_path else on_rank_0(new_run_folder, root)
-        with Logger(folder / "log.txt") if is_rank_0() else nullcontext():
+        with locked(folder), Logger(folder / "log.txt") if is_rank_0() else nullcontext():
             print(settings.describe(config))
             trainer = Task(config)
             trainer.ckpt_dir = folder

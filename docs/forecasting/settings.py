@@ -1,6 +1,6 @@
 # Data, network and optimizer
 SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 32}  # for --smoke and tests
-data: str = "synthetic"  # synthetic, or a file with a number in each line
+data: MayChange[str] = "synthetic"  # synthetic, or a file with a number in each line
 window: Positive[int] = 32  # numbers from which the next one is predicted
 val_fraction: Fraction = 0.1  # part of the windows, the last ones, that chooses the best epoch
 batch_size: Positive[int] = 64  # windows per batch, over all processes

@@ -159,7 +159,9 @@ WORST = {"max": -math.inf, "min": math.inf}  # by mode, the best value before th
 
 
 def improves(value: float, best: float, mode: str, threshold: float = 0.0) -> bool:
-    """Whether `value` is better than `best` by more than the relative `threshold`. False for a tie and for NaN."""
+    """Whether `value` is better than `best` by more than the relative `threshold`. False for a tie, NaN and inf."""
+    if not math.isfinite(value):
+        return False
     return value > best * (1 + threshold) if mode == "max" else value < best * (1 - threshold)
 
 

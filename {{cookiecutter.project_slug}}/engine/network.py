@@ -41,6 +41,28 @@ class Network(nn.Module):
         return self.run(x)
 
 
+def train_mode(model: nn.Module) -> None:
+    """Train mode; but normalisation whose weights are frozen, as `requires_grad_(False)` does, keeps its statistics."""
+    model.train()
+    keep_frozen_statistics(model)
+
+
+def keep_frozen_statistics(module: nn.Module, frozen: bool = False) -> None:
+    """Puts normalisation with frozen weights into eval mode.
+
+    Args:
+        module: a part of the network.
+        frozen: whether the module around it is frozen, which decides for normalisation without weights.
+    """
+    parameters = list(module.parameters())
+    if parameters:
+        frozen = not any(parameter.requires_grad for parameter in parameters)
+    if frozen and getattr(module, "track_running_stats", False):
+        module.eval()
+    for child in module.children():
+        keep_frozen_statistics(child, frozen)
+
+
 @contextmanager
 def eval_mode(model_list: list[nn.Module]) -> Iterator[None]:
     """Inside, every module is in eval mode; afterwards each is in the mode in which it was."""

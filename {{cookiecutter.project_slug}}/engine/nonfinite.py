@@ -23,7 +23,7 @@ def non_finite_error(what: str) -> UserError:
     """The error for a number that has become NaN or inf, with what helps against it."""
     return UserError(
         f"{what}; continue from the last saved state with a lower lr (--resume auto --lr ...), or start a new run with "
-        "a longer warm-up or a smaller clip_grad"
+        "a longer warm-up, or with --clip_grad 1"
     )
 
 

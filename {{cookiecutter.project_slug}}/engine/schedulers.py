@@ -141,7 +141,7 @@ class ScheduleConfig(Protocol):
     @property
     def warm_up_mode(self) -> str: ...
     @property
-    def warm_up_epochs(self) -> float: ...
+    def warm_up_epochs(self) -> float | None: ...
     @property
     def warm_up_init_lr(self) -> float: ...
 
@@ -156,23 +156,35 @@ class Timeline:
     key_metric: str
     key_mode: str  # "max" or "min"
 
+    @property
+    def warm_up_epochs(self) -> float:
+        """The length of the warm-up: as set, or else 1 epoch, or a quarter of a run of fewer than 4."""
+        return min(1.0, self.epochs / 4) if self.config.warm_up_epochs is None else self.config.warm_up_epochs
+
     @cached_property
     def warm_up_updates(self) -> int:
         """W, the number of updates that the warm-up lasts."""
-        if self.config.warm_up_mode == "none":
-            return 0
-        return round(self.config.warm_up_epochs * self.updates_per_epoch)
+        return 0 if self.config.warm_up_mode == "none" else round(self.warm_up_epochs * self.updates_per_epoch)
 
     @cached_property
     def main_updates(self) -> int:
         """T, the number of updates after the warm-up; at least 1."""
         return max(1, self.epochs * self.updates_per_epoch - self.warm_up_updates)
 
+    def note(self) -> str:
+        """What was shortened to suit a short run, in a line; empty for nothing."""
+        if self.config.warm_up_mode == "none" or self.config.warm_up_epochs is not None or self.warm_up_epochs == 1:
+            return ""
+        length = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
+        return (
+            f"note: the warm-up takes {self.warm_up_epochs:g} epochs, since the run has {length}; see --warm_up_epochs"
+        )
+
     def check(self) -> None:
         """Raises a UserError for a warm-up as long as the run, or a step_size below 1."""
         if self.warm_up_updates >= self.epochs * self.updates_per_epoch:
             raise UserError(
-                f"warm_up_epochs {self.config.warm_up_epochs:g} must be below epochs {self.epochs}: "
+                f"warm_up_epochs {self.warm_up_epochs:g} must be below epochs {self.epochs}: "
                 "nothing would be left to train after the warm-up; lower it or set warm_up_mode to none"
             )
         if self.config.step_size < 1:

@@ -221,7 +221,11 @@ def _words(hint: Any) -> str:
         return f"one of {', '.join(map(repr, get_args(hint)))}"
     if get_origin(hint) is tuple:
         return f"a tuple of {get_args(hint)[0].__name__}s"
-    return {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}.get(hint, str(hint))
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_words, get_args(hint)))
+    return {type(None): "None", bool: "True or False", int: "a whole number", float: "a number", str: "a text"}.get(
+        hint, str(hint)
+    )
 
 
 def resumed(defaults: C, argv: list[str], run_folder: Path) -> C:

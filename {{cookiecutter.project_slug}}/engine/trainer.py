@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from . import checkpoint, settings
 from .checkpoint import run_folder, state
-from .data.loaders import grouped, length_of, local_batches, train_batches
+from .data.loaders import grouped, length_of, local_batches, sample_means, train_batches
 from .distributed.batches import LocalBatch
 from .distributed.parallel import DataParallel, place_parts
 from .distributed.process_group import (
@@ -46,7 +46,7 @@ from .metrics import (
 from .monitor import console, figures, lr_curve
 from .monitor.summary import show_network
 from .monitor.tensorboard import NullWriter, Writer, record_epoch, record_histograms, record_scalars
-from .network import Network, eval_mode, evaluating, export, on_cpu
+from .network import Network, eval_mode, evaluating, export, on_cpu, train_mode
 from .nonfinite import NonFiniteWatch, check_weights
 from .optim.gradients import UPDATES_BELONG, Gradients, parameters_of, refuse_steps
 from .optim.optimizers import check_attributes, check_parameters, learning_rates
@@ -158,6 +158,7 @@ class Trainer:
         self.logged_losses: list[float] = []  # mean loss at each log point of the epoch
 
         # What training needs besides; check_init makes the rest of it.
+        self.sample_means: list[float] = []  # of a few samples, by which a resumed run knows its data
         self.training_losses = TrainingLosses()
         self.non_finite = NonFiniteWatch()
         self.grad_norm = torch.zeros(())  # over all parts, before clipping; of the last log point
@@ -204,7 +205,7 @@ class Trainer:
     @property
     def warm_up_epochs(self) -> float:
         """The length of the warm-up in epochs."""
-        return self.config.warm_up_epochs
+        return self.timeline().warm_up_epochs
 
     # ---- what a task overrides ----
 
@@ -335,6 +336,8 @@ class Trainer:
         if not self._has_own_folder():
             self.ckpt_dir = on_rank_0(run_folder.new_run_folder, self.ckpt_dir)
         Path(self.ckpt_dir).mkdir(parents=True, exist_ok=True)
+        with preserve_rng_state(self.device):
+            self.sample_means = sample_means(self.train_loader) + sample_means(self.eval_loader)
         self._checked = True
         print(console.start_lines(self.model_list, self.device, self.precision))
 
@@ -399,9 +402,11 @@ class Trainer:
                 schedule.set_timeline(self.timeline())
         if self.is_finished():
             print(f"training has ended with epoch {self.epoch}; more epochs would continue it")
-        with StopSignals() as self.signals:
+        with run_folder.locked(self.ckpt_dir), StopSignals() as self.signals:
             try:
                 if not self.is_finished():
+                    if note := self.timeline().note():
+                        print(note)
                     self._try_evaluation()
                     self._write_settings()
                 while not self.is_finished():
@@ -429,7 +434,7 @@ class Trainer:
         names = set(self.dataset_metrics)
         for loader in (loader for loader in (self.eval_loader, self.test_loader) if length_of(loader)):
             with evaluating(self.model_list), preserve_rng_state(self.device):
-                batch = next(iter(local_batches(loader, loader)))
+                batch = next(self._awaited(loader, local_batches(loader, loader)))
                 self._check_batch(to_device(batch.data, self.device))
                 try:
                     names |= self._scores(batch).keys()
@@ -490,12 +495,13 @@ class Trainer:
         last = before + self.updates_per_epoch()
         self.log_points = range(every * (before // every + 1), last + 1, every) or range(last, last + 1)
         for model in self.model_list:
-            model.train()
+            train_mode(model)
         # All that an epoch draws follows from (seed, epoch). A state inside an epoch holds the generators as they were:
         # passing over the batches before it must not move them.
         with preserve_rng_state(self.device) if self.epoch_step else nullcontext():
             seed_everything(seed := epoch_seed(self.config.seed, self.epoch))
             batches = train_batches(self.train_loader, self.epoch, self.epoch_step * self.config.accumulate)
+            batches = self._awaited(self.train_loader, batches)
             seed_everything(seed, rank())  # from here on each process draws its own numbers, for dropout and the like
             return batches
 
@@ -508,7 +514,15 @@ class Trainer:
         for number, batch in enumerate(micro_batches, 1):
             weight = batch.local_size * world_size() / samples  # the mean over processes is taken afterwards
             self.micro_batch = MicroBatch(number == 1, number == len(micro_batches), weight)
-            losses = self.train_step(to_device(batch.data, self.device))
+            try:
+                losses = self.train_step(to_device(batch.data, self.device))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise UserError(
+                    f"BatchNorm cannot train on a batch of {batch.local_size}: {error}; set --batch_size to 2 or more "
+                    "per process, or put GroupNorm into the network"
+                ) from error
             if own_step:
                 check_scalars(losses, "train_step")
                 require(losses, "loss", "in what train_step returns, to be recorded")
@@ -570,8 +584,9 @@ class Trainer:
         self._check_finite()
         losses, lrs = self.training_losses.log_point(), learning_rates(self.optimizer_list)
         self.logged_losses.append(losses["loss"])
-        # The very first loss is far above all others and would flatten the curve.
-        values = {f"train/{name}": value for name, value in losses.items() if self.global_step > 1}
+        # The very first loss is far above all others and would flatten the curve; but each epoch has a point.
+        recorded = self.global_step > 1 or len(self.log_points) == 1
+        values = {f"train/{name}": value for name, value in losses.items() if recorded}
         values |= lrs | {"train/grad_norm": self.grad_norm.item()}
         self.last_point = self.global_step, values
         speed = self.speed.read()
@@ -615,6 +630,10 @@ class Trainer:
         if number := self._stop_vote(self.signals.received):
             raise Stopped(number)
 
+    def _awaited(self, loader: Any, batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
+        """The batches; while one process waits for its workers a signal stops it at once, even if they never answer."""
+        return self.signals.awaited(batches) if getattr(loader, "num_workers", 0) and world_size() == 1 else batches
+
     def is_finished(self) -> bool:
         """Whether nothing is left to train: all epochs are done, or early stopping has run out of patience."""
         out_of_patience = 0 < self.config.early_stopping_patience <= self.epoch - self.best_epoch
@@ -649,7 +668,7 @@ class Trainer:
             metric.reset()
         broadcast_buffers(self.model_list)
         with evaluating(self.model_list), preserve_rng_state(self.device), console.progress("eval", len(loader)) as bar:
-            for batch in local_batches(loader, loader):
+            for batch in self._awaited(loader, local_batches(loader, loader)):
                 self._check_stop()
                 means.add(self._scores(batch), batch.local_size)
                 bar.update()
@@ -667,11 +686,18 @@ class Trainer:
             return scores if "loss" in scores else {**trainer._losses(data), **scores}
 
     def _update_best(self, scores: dict[str, float]) -> None:
-        """Keeps the best value of each score and, if the key metric has improved, this epoch as the best."""
+        """Keeps the best value of each score and, if the key metric has improved, this epoch as the best.
+
+        An epoch whose loss or key metric is NaN or inf is never the best.
+        """
         modes = {name: mode_by_name(name) or ("min" if name in self.train_means else "max") for name in scores}
         update_best_values(self.best_values, scores, modes | self.score_modes | {self.key_metric: self.key_mode})
         best = self.best_metric.get(self.key_metric, WORST[self.key_mode])
-        if improves(scores[self.key_metric], best, self.key_mode):
+        deciding = {name: scores[name] for name in ("loss", self.key_metric)}
+        if not all(map(math.isfinite, deciding.values())):
+            shown = ", ".join(f"{name} {value}" for name, value in deciding.items())
+            print(f"note: epoch {self.epoch} cannot be the best, since its evaluation is not finite: {shown}")
+        elif improves(scores[self.key_metric], best, self.key_mode):
             self.best_metric, self.best_epoch = dict(scores), self.epoch
             self.save_state(Path(self.ckpt_dir) / "best.pth", optim=False)
 
@@ -794,7 +820,7 @@ class Trainer:
     def print_best_metrics(self) -> None:
         """Prints the scores of the best epoch, and the best value that each score has reached in any epoch."""
         if not self.best_metric:
-            print(f"no epoch is the best: {self.key_metric} was NaN in every one, and there is no best.pth")
+            print(f"no epoch is the best: {self.key_metric} or the loss was NaN or inf in every one; no best.pth")
             return
         print(f"best epoch {self.best_epoch} (by {self.key_metric})")
         for name, value in self.best_metric.items():

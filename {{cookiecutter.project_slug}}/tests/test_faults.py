@@ -118,7 +118,7 @@ def test_a_full_disk_ends_a_run_with_one_line_and_leaves_its_states(
     assert "\n" not in str(refusal.value)
     for state in tmp_path.glob("*/*.pth"):
         assert checkpoint.is_intact(state)
-    assert not list(tmp_path.glob("*/.*"))
+    assert not list(tmp_path.glob("*/.unfinished.tmp"))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

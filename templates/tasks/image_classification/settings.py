@@ -1,7 +1,7 @@
 # Data, network and optimizer
 SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 16}  # for --smoke and tests
-data: str = "cifar10"  # cifar10 (downloaded into data_dir), synthetic, or a folder with train/CLASS/*
-data_dir: str = "data"  # folder for downloads
+data: MayChange[str] = "cifar10"  # cifar10 (downloaded into data_dir), synthetic, or a folder with train/CLASS/*
+data_dir: MayChange[str] = "data"  # folder for downloads
 val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val folder
 image_size: NonNegative[int] = 0  # side of the square crops, in pixels; 0: the median shorter side, 224 at most
 batch_size: Positive[int] = 128  # images per batch, over all processes

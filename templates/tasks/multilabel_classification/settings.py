@@ -1,6 +1,6 @@
 # Data, network and optimizer
 SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 16}  # for --smoke and tests
-data: str = "synthetic"  # synthetic, or a folder with images/ and labels.csv (or train.csv, val.csv ...)
+data: MayChange[str] = "synthetic"  # synthetic, or a folder with images/ and labels.csv (or train.csv, val.csv ...)
 val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val.csv
 image_size: NonNegative[int] = 0  # side of the square crops, in pixels; 0: the median shorter side, 224 at most
 batch_size: Positive[int] = 64  # images per batch, over all processes

@@ -1,15 +1,19 @@
-"""The folder of a run: its name, the names of its states, which to resume from, which to remove."""
+"""The folder of a run: its name, its lock, the names of its states, which to resume from, which to remove."""
 
 import json
 import math
 import os
+import platform
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
+from ..distributed.process_group import on_rank_0
 from ..runtime.errors import UserError
-from ..runtime.files import sync_folder
+from ..runtime.files import lock_file, sync_folder
 from .file import is_intact
 
 
@@ -36,6 +40,54 @@ def new_run_folder(root: str | Path) -> Path:
         except OSError as error:
             raise UserError(f"cannot make the run's folder {path}: {error.strerror}; set ckpt_dir") from error
     raise UserError(f"{stem} and 998 more exist already; set ckpt_dir")
+
+
+LOCKS: dict[Path, TextIO | None] = {}  # the runs that these processes train, and on rank 0 the locked files
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Inside, no other process can enter this for the same run; inside itself it does nothing more.
+
+    It locks the file `.lock` in the folder. The system releases that when the process ends, however it ends, and on
+    shared disks, too.
+
+    Raises:
+        UserError: another process trains this run, with its name.
+    """
+    path = Path(folder).resolve() / ".lock"
+    if path in LOCKS:
+        yield
+        return
+    LOCKS[path] = None
+    try:
+        on_rank_0(_lock, path)
+        yield
+    finally:
+        if file := LOCKS.pop(path):
+            file.close()
+
+
+def _lock(path: Path) -> None:
+    """Takes the lock of that file and writes into it whose it is."""
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); allow writing there") from error
+    try:
+        lock_file(file)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise UserError(f"{path.parent} is being trained by {owner}; wait for it, or stop it first") from error
+    except OSError as error:
+        print(f"note: {path} cannot be locked ({error.strerror}): let no second process train this run")
+    with suppress(OSError):  # a full disk: the lock counts without a name in it
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, since {run_name()}\n")
+        file.flush()
+    LOCKS[path] = file
 
 
 def state_path(folder: str | Path, epoch: int, update: int) -> Path:

@@ -44,6 +44,7 @@ class Resumable(Protocol):
     best_values: dict[str, float]
     train_means: dict[str, float]
     last_point: tuple[int, dict[str, float]]
+    sample_means: list[float]
 
     @property
     def task_type(self) -> str: ...
@@ -54,8 +55,8 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
     """The state of a trainer, as plain types and tensors; all ranks call it.
 
     model0 ... (weights and buffers), task_type, config (settings of the run) and the attributes in ALWAYS. With `optim`
-    also optimizer0 ..., lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes), and
-    those in TO_CONTINUE.
+    also optimizer0 ..., lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes),
+    sample_means, and those in TO_CONTINUE.
     """
     state: dict[str, Any] = {f"model{number}": model_state(model) for number, model in enumerate(trainer.model_list)}
     state |= {"task_type": trainer.task_type, "config": settings.of_run(trainer.config)}
@@ -71,6 +72,7 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
         "training_losses": trainer.training_losses.state_dict(),
         "rng_states": all_gather(rng_state(trainer.device)),
         "data": trainer.data_sizes(),
+        "sample_means": trainer.sample_means,
     }
 
 
@@ -188,6 +190,9 @@ def check_continues(state: Mapping[str, Any], trainer: Resumable, path: str | Pa
         if not alike(there.get(name), here.get(name)):
             what = f"{there[name]:,} {name}, not {here[name]:,}" if name in state["data"] else f"{name!r} differs"
             raise UserError(f"{path} was trained on other data: {what}; give the same, or start a new run")
+    known = state.get("sample_means")  # earlier versions have not saved them
+    if known and trainer.sample_means and not alike(known, trainer.sample_means):
+        raise UserError(f"{path} was trained on other data: its samples differ; give the same, or start a new run")
 
 
 def check_plain(value: Any, name: str) -> None:

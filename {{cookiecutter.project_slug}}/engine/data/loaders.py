@@ -3,7 +3,6 @@
 The order is a function of (seed, epoch); each process gets its range of every batch.
 """
 
-import atexit
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
@@ -11,15 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
-from ..distributed.batches import LocalBatch, cut_ranges, loaded_ranges, local_indices, whole_batches
+from ..distributed.batches import LocalBatch, cut_ranges, loaded_ranges, local_indices, tensors_in, whole_batches
 from ..distributed.process_group import world_size
 from ..runtime.errors import UserError
-from ..runtime.seeding import epoch_generator
-from ..runtime.signals import block_signals, ignore_signals, kill_workers
+from ..runtime.seeding import epoch_generator, seed_everything
 from .splits import SeededSamples, Split, batches_in_order
+from .workers import Loader
 
 T = TypeVar("T")
-atexit.register(kill_workers)  # or Python would wait at its end for workers that ignore its SIGTERM
+SAMPLES_COMPARED = 8  # of a data set, before a run continues
 
 
 class LocalBatchSampler(Sampler[list[int]]):
@@ -88,18 +87,6 @@ class EpochSampler(LocalBatchSampler):
 
     def __len__(self) -> int:
         return len(self.ends)
-
-
-class Loader(DataLoader[Any]):
-    """A DataLoader whose workers leave signals to the process that trains, and end with it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("worker_init_fn", ignore_signals)
-        super().__init__(*args, **kwargs)
-
-    def __iter__(self) -> Any:
-        with block_signals():
-            return super().__iter__()
 
 
 class Loaders(NamedTuple):
@@ -216,6 +203,27 @@ def local_batches(loader: Iterable[Any], batches: Iterable[Any]) -> Iterator[Loc
     if isinstance(sampler, LocalBatchSampler):
         return loaded_ranges(batches, sampler.sizes())
     return cut_ranges(batches)
+
+
+def sample_means(loader: Any) -> list[float]:
+    """The means of the tensors of some samples of a loader's data set, from all over it, as they are in epoch 0.
+
+    Empty without a data set that can be indexed, or if it gives other numbers when it is read again.
+    """
+    dataset: Any = getattr(loader, "dataset", None)
+    if not length_of(dataset):
+        return []
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(0)
+
+    def means() -> list[float]:
+        seed_everything(0)
+        positions = range(0, len(dataset), -(-len(dataset) // SAMPLES_COMPARED))
+        samples = [dataset.__getitems__([p]) if hasattr(dataset, "__getitems__") else dataset[p] for p in positions]
+        return [tensor.double().nan_to_num().mean().item() for tensor in tensors_in(samples) if tensor.numel()]
+
+    found = means()
+    return found if found == means() else []
 
 
 def grouped(batches: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from ..runtime.errors import UserError
 from .process_group import rank, world_size
@@ -67,7 +68,7 @@ def cut_ranges(batches: Iterable[Any]) -> Iterator[LocalBatch]:
 def cut(batch: Any, samples: slice, size: int) -> Any:
     """These samples of every tensor in a batch of `size`; a UserError for anything else in it."""
     match batch:
-        case torch.Tensor() if batch.dim() and len(batch) == size:
+        case Tensor() if batch.dim() and len(batch) == size:
             return batch[samples]
         case tuple() | list():
             parts = [cut(value, samples, size) for value in batch]
@@ -89,7 +90,7 @@ def num_samples(batch: Any) -> int:
     first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if torch.is_tensor(first) and first.dim():
         return first.shape[0]
-    lengths = list(lengths_of(batch))
+    lengths = [len(tensor) for tensor in tensors_in(batch) if tensor.dim()]
     if not lengths:
         raise UserError(f"a batch of type {type(batch).__name__} holds no tensor: its samples cannot be counted")
     if isinstance(first, (tuple, list)) and len(set(lengths)) > 1:
@@ -100,13 +101,13 @@ def num_samples(batch: Any) -> int:
     return lengths[0]
 
 
-def lengths_of(batch: Any) -> Iterator[int]:
-    """The length of every tensor in a batch."""
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """The tensors in tuples, lists and dicts."""
     match batch:
-        case torch.Tensor() if batch.dim():
-            yield len(batch)
+        case Tensor():
+            yield batch
         case tuple() | list():
             for value in batch:
-                yield from lengths_of(value)
+                yield from tensors_in(value)
         case dict():
-            yield from lengths_of(list(batch.values()))
+            yield from tensors_in(list(batch.values()))

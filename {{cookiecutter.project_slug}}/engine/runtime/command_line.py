@@ -2,12 +2,14 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
 from .errors import UserError
 
+OTHERS_FIRST = 2.0  # seconds that processes other than the first of a machine wait before they name an error
 OWNED = ("config", "task", "data", "model")  # files of the person who owns the project
 
 
@@ -45,10 +47,16 @@ def command_line(main: Callable[[list[str]], None]) -> None:
             raise
         status = f"error: {error}; README.md lists what must be in task.py, data.py and model.py"
     except Exception as error:
-        if not started_by_torchrun():
+        if str(error).startswith("DataLoader worker (pid"):  # torch has no class of its own for it
+            status = (
+                f"error: {str(error).splitlines()[0].rstrip('. ')}; if memory was short, give fewer --workers or a "
+                "smaller --batch_size; then continue with --resume auto"
+            )
+        elif not started_by_torchrun():
             raise
-        sys.excepthook(type(error), error, error.__traceback__)
-        status = 1
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
+            status = 1
     if started_by_torchrun():
         exit_at_once(status)
     sys.exit(status)
@@ -61,6 +69,9 @@ def exit_at_once(status: int | str | None) -> NoReturn:
     request 179291); destroying the process group first can wait for them forever.
     """
     if isinstance(status, str):
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            # What ails all processes is said once: torchrun ends this one as soon as the first of the machine has.
+            time.sleep(OTHERS_FIRST)
         print(status, file=sys.stderr)
         status = 1
     for stream in (sys.stdout, sys.stderr):

@@ -1,11 +1,11 @@
-"""Atomic writes: a file is there whole or not at all, and on the disk when the write returns."""
+"""Atomic writes: a file is there whole or not at all, and on the disk when the write returns. And locks of files."""
 
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import UserError
 
@@ -50,3 +50,28 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def lock_file(file: Any) -> None:
+    """Locks an open file until it is closed or the process ends; forked processes do not inherit the lock.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: it is on a file system without locks.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        locking: Any = msvcrt
+        file.seek(2**20)  # a byte behind the text, which others may read meanwhile
+        try:
+            locking.locking(file.fileno(), locking.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(error.errno, error.strerror) from error
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except PermissionError as error:  # as some systems call it
+        raise BlockingIOError(error.errno, error.strerror) from error

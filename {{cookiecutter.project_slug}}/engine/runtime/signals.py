@@ -7,10 +7,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from .command_line import started_by_torchrun
 
+T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -31,6 +32,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = 0  # number of the first signal inside; 0 before one comes, and outside
         self.interrupts = 0
+        self.waiting = False  # for a batch of worker processes, with nothing half done
         self.process = os.getpid()
         self.handlers: dict[signal.Signals, Any] = {}
 
@@ -48,7 +50,7 @@ class StopSignals:
         self.received = self.interrupts = 0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Notes a signal. Raises KeyboardInterrupt for a second SIGINT."""
+        """Notes a signal. Raises KeyboardInterrupt for a second SIGINT, and Stopped inside `awaited`."""
         if os.getpid() != self.process:  # a forked DataLoader worker; its parent decides
             return
         self.interrupts += number == signal.SIGINT
@@ -61,6 +63,23 @@ class StopSignals:
             message = f"\n{name}: finishing the present batch, then saving; a second Ctrl-C stops at once\n"
             with suppress(OSError):  # written directly, since the signal may have interrupted a print
                 os.write(2, message.encode() if os.environ.get("RANK", "0") == "0" else b"")
+        if self.waiting:
+            raise Stopped(number)
+
+    def awaited(self, batches: Iterator[T]) -> Iterator[T]:
+        """The batches; a signal that comes while the next one is waited for raises Stopped at once.
+
+        For batches of worker processes: to draw one in this process moves its random generators, and is not broken off.
+        """
+        while True:
+            self.waiting = True
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.waiting = False
+            yield batch
 
 
 def ignore_signals(worker: int) -> None:
