@@ -10,7 +10,7 @@ SOAK ?= 10
 
 .PHONY: demo example docs test soak lint clean
 
-demo: $(VENV)/ready
+demo: $(VENV)/demo
 	rm -rf build/demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cookiecutter --no-input --output-dir build . project_name=Demo
 
@@ -32,10 +32,13 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 
 # One call of pip for torch and torchvision together: they only work in matching versions.
-$(VENV)/ready: pyproject.toml
+$(VENV)/demo $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install ".[project,test,docs]"
+	$(BIN)/python -m pip install ".[$(EXTRAS)]"
 	touch $@
+
+$(VENV)/demo: EXTRAS := project
+$(VENV)/ready: EXTRAS := project,test,docs
 
 clean:
 	rm -rf build $(VENV)

@@ -20,8 +20,8 @@ class Config:
 
     # Data, network and optimizer
     SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 16}  # for --smoke and tests
-    data: str = "cifar10"  # cifar10 (downloaded into data_dir), synthetic, or a folder with train/CLASS/*
-    data_dir: str = "data"  # folder for downloads
+    data: MayChange[str] = "cifar10"  # cifar10 (downloaded into data_dir), synthetic, or a folder with train/CLASS/*
+    data_dir: MayChange[str] = "data"  # folder for downloads
     val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val folder
     image_size: NonNegative[int] = 0  # side of the square crops, in pixels; 0: the median shorter side, 224 at most
     batch_size: Positive[int] = 128  # images per batch, over all processes
@@ -54,7 +54,8 @@ class Config:
     warm_up_mode: Literal["linear", "exponential", "constant", "none"] = "linear"
     """how the learning rate rises from warm_up_init_lr to its base: linearly, exponentially, at once at the end of the
     warm-up, or without a warm-up"""
-    warm_up_epochs: NonNegative[float] = 1.0  # length of the warm-up in epochs; may be a fraction
+    warm_up_epochs: NonNegative[float] | None = None
+    """length of the warm-up in epochs; may be a fraction; None: 1, or a quarter of a run of fewer than 4 epochs"""
     warm_up_init_lr: NonNegative[float] = 1e-6  # learning rate of the first update of the warm-up
 
     # The run

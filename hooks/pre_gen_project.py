@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import ModuleType
 
 RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -46,17 +46,25 @@ def command_line_of(process: int) -> list:
         return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:
         pass
+    ask = ["ps", "-o", "args=", "-p", str(process)]
+    if os.name == "nt":
+        query = f"(Get-CimInstance Win32_Process -Filter 'ProcessId={process}').CommandLine"
+        ask = ["powershell", "-NoProfile", "-NonInteractive", "-Command", query]
     try:
-        return subprocess.run(
-            ["ps", "-o", "args=", "-p", str(process)], capture_output=True, text=True, check=True
-        ).stdout.split()
+        line = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
         return []
+    return words_of(line)
+
+
+def words_of(line: str) -> list:
+    """The words of a command line, in which Windows puts those with spaces into quotes; ps shows none."""
+    return [word.replace('"', "") for word in re.findall(r'(?:"[^"]*"|[^\s"])+', line)]
 
 
 def given_answers(words: list) -> tuple:
     """The answers on a command line of cookiecutter, and those in the file that it names; none for other programs."""
-    start = [number for number, word in enumerate(words[:4]) if Path(word).stem.lower() == "cookiecutter"]
+    start = [number for number, word in enumerate(words[:4]) if PureWindowsPath(word).stem.lower() == "cookiecutter"]
     typed, in_file, before = {}, {}, ""
     for word in words[start[0] + 1 :] if start else []:
         name, equals, value = word.partition("=")

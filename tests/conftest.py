@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,12 @@ SOURCE = ROOT / "{{cookiecutter.project_slug}}"
 
 SHARED = ROOT / "templates" / "shared"
 TASKS = ROOT / "templates" / "tasks"
+
+# Signals that are ignored here, as under nohup or behind a shell's &, get a handler that does nothing: unlike an
+# ignored signal it is not inherited, and the programs that tests start, and stop, begin with the defaults.
+for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
+    if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) == signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: None)
 
 # The engine is tested as it lies in the template; a cache there would be rendered into projects.
 sys.dont_write_bytecode = True

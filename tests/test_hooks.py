@@ -68,6 +68,13 @@ def test_a_slug_that_names_a_folder_is_accepted(slug: str) -> None:
     assert load_hook("pre_gen_project").complaint({**ANSWERS, "project_slug": slug}) == ""
 
 
+def test_answers_are_found_on_a_command_line_of_windows() -> None:
+    hook = load_hook("pre_gen_project")
+    program = r'"C:\Program Files\Python\python.exe" C:\Scripts\cookiecutter.exe'
+    line = rf'{program} gh:a/b -o "D:\my work" "project_name=A B" task_typ=x'
+    assert hook.given_answers(hook.words_of(line)) == ({"project_name": "A B", "task_typ": "x"}, {})
+
+
 def test_a_bad_slug_stops_cookiecutter_in_one_line_and_leaves_nothing(
     tmp_path: Path, cookiecutter_config: Path
 ) -> None:

@@ -309,7 +309,6 @@ def test_a_signal_to_cookiecutter_and_its_hook_leaves_a_complete_project(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # pytest itself may run under nohup
     )
     until_it_trains(place)
     os.killpg(process.pid, number)

@@ -1,7 +1,9 @@
 """What belongs to the repositories, the template's and a project's: versions, bounds, hooks, changelog, forms."""
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,33 @@ def metadata(folder: Path) -> dict[str, Any]:
     """The [project] table of pyproject.toml."""
     table: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
     return table
+
+
+# ---- the tests ----
+
+
+SIGNALS_OF_A_CHILD = """
+import signal, subprocess, sys
+
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_IGN)
+import conftest
+
+child = "import signal; print([signal.getsignal(n).name for n in (signal.SIGHUP, signal.SIGQUIT)])"
+subprocess.run([sys.executable, "-c", child])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_tests_start_has_the_default_signals_also_under_nohup() -> None:
+    call = [sys.executable, "-B", "-c", SIGNALS_OF_A_CHILD]
+    assert subprocess.run(call, cwd=ROOT / "tests", capture_output=True, text=True).stdout == "['SIG_DFL', 'SIG_DFL']\n"
+
+
+def test_a_demo_installs_what_a_project_needs_and_no_more() -> None:
+    call = ["make", "--dry-run", "--always-make", "demo"]
+    commands = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert '".[project]"' in commands and "test" not in commands.replace("torch-template", "")
 
 
 # ---- a project's ----
