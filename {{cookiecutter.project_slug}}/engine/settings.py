@@ -189,6 +189,10 @@ def load(defaults: C, path: Path) -> C:
     if unknown := sorted(saved.keys() - hints.keys()):
         raise UserError(f"{path} has settings that this project does not have: {', '.join(unknown)}; start a new run")
     config: C = replace(defaults, **saved)
+    try:
+        check_values(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; correct it, or start anew") from error
     return config
 
 
