@@ -181,7 +181,7 @@ def test_evaluation_images_are_as_they_are_in_their_files(own: Any, tmp_path: Pa
     root = write_images(tmp_path, {"train": {"a": 5, "b": 5}, "test": {"a": 3, "b": 2}}, size=(16, 16))
     trainer = own.task.Task(own.config.Config(data=str(root)))
     [(x, _)] = trainer.test_loader
-    files = own.images.find_images(root / "test")
+    files = own.image_files.find_images(root / "test")
     assert torch.equal(x, torch.stack([own.crops.read_crop(file, 16) for file in files]))
     assert type(trainer.eval_loader.dataset) is Split
 
@@ -248,7 +248,7 @@ def test_a_resumed_run_keeps_its_settings_and_its_folder(own: Any, tmp_path: Pat
     ("splits", "words"),
     [
         ({}, "images in 0 CLASS folder"),
-        ({"val": {"a": 2, "b": 2}}, "train is no folder"),
+        ({"val": {"a": 2, "b": 2}}, "has val and no folder train"),
         ({"train": {"a": 2}}, "images in 1 CLASS folder"),
         ({"train": {"a": 2, "b": 0}}, "images in 1 CLASS folder"),
         ({"train": {"a": 2, "b": 2}, "val": {"a": 0}}, "val has no images"),
@@ -338,7 +338,7 @@ def test_predict_says_that_a_checkpoint_is_of_another_version_of_the_task(own: A
 def test_predict_refuses_a_wrong_flag_and_a_missing_checkpoint_the_same_way(project: Path) -> None:
     for flags, words in (
         (["--chekpoint", "x"], "--checkpoint"),
-        (["--checkpoint", "x.pth", "y"], "error: checkpoint x.pth"),
+        (["--checkpoint", "x.pth", "README.md"], "error: checkpoint x.pth"),
     ):
         command = [sys.executable, "-B", "predict.py", *flags]
         done = subprocess.run(command, cwd=project, capture_output=True, text=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import image_files
 import images
 import pytest
 import torch
@@ -241,12 +242,12 @@ def test_images_are_seen_upright_and_in_8_bits_and_hidden_files_are_left_out(tmp
     depth = Image.new("I;16", (4, 4), 128 * 256)
     depth.save(tmp_path / "deep.png")
     with images.opened(tmp_path / "deep.png") as deep:
-        assert images.to_tensor(images.to_rgb(deep)).unique().tolist() == [128]
+        assert images.to_tensor(images.to_rgb(deep, [0, 65535])).unique().tolist() == [128]
 
     (tmp_path / ".ipynb_checkpoints").mkdir()
     for name in (".ipynb_checkpoints/0.png", "._0.png"):
         depth.save(tmp_path / name)
-    assert [path.name for path in images.find_images(tmp_path)] == ["deep.png", "photo.JPG"]
+    assert [path.name for path in image_files.find_images(tmp_path)] == ["deep.png", "photo.JPG"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="makes a link")
@@ -255,7 +256,7 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     Image.new("L", (2, 2)).save(tmp_path / "real" / "1.png")
     (tmp_path / "data" / "cat").symlink_to(tmp_path / "real")
-    assert images.find_images(tmp_path / "data") == [tmp_path / "data" / "cat" / "1.png"]
+    assert image_files.find_images(tmp_path / "data") == [tmp_path / "data" / "cat" / "1.png"]
 
 
 # ---- tables ----

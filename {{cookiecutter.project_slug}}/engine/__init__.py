@@ -9,7 +9,8 @@ What tasks and scripts import, and where it is explained:
     network.merge_stages, Fp32Linear        the parts of a network
     optim.optimizers.build_optimizers       an optimizer for each part, by name
     data.splits.Split, make_splits          data set splits, with a held-out validation set
-    data.loaders.make_loaders, Loader       loaders of whole batches
+    data.loaders.make_loaders               loaders of whole batches
+    data.workers.Loader                     a DataLoader whose workers can do without shared memory
     monitor.figures.new_figure, caption     figures for `draw`
     runtime.errors.UserError                a mistake that the person can correct: one line, no traceback
     runtime.seeding.epoch_generator         random numbers that depend on (seed, epoch) alone

@@ -16,8 +16,8 @@ from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
 from tables import Table, find_tables, read_table
 
-# By split, images (N, 3, S, S) and labels (N, L), 0.0 or 1.0; and the names of the labels.
-Found = tuple[dict[str, tuple[Any, Tensor]], list[str]]
+# By split, images (N, 3, S, S) and labels (N, L), 0.0 or 1.0; and, for prediction, the names of the labels and more.
+Found = tuple[dict[str, tuple[Any, Tensor]], dict[str, Any]]
 
 
 def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
@@ -26,15 +26,17 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     Without a val split a part of train is held out, of the images of every label; test never chooses the model.
     """
     check_image_size(config.image_size, config.backbone)
-    found, labels = make_synthetic(config) if config.data == "synthetic" else read_folder(config)
+    found, meta = make_synthetic(config) if config.data == "synthetic" else read_folder(config)
     groups = {name: rarest_label(y) for name, (_, y) in found.items()}
     splits = make_splits(found, groups, config.val_fraction, config.seed)
     for name, split in splits.items():
-        for label, count in zip(labels, split.y[split.indices].sum(0).tolist(), strict=True):
+        for label, count in zip(meta["labels"], split.y[split.indices].sum(0).tolist(), strict=True):
             if not count:
                 print(f"note: no image of {name} has the label {label!r}")
-    meta = {"labels": labels, **backbone_meta(splits["train"], config)}
-    print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels with {len(labels)} labels")
+    meta |= backbone_meta(splits["train"], config)
+    counts = {name: int(count) for name, count in zip(meta["labels"], found["train"][1].sum(0), strict=True)}
+    print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels with {len(counts)} labels")
+    print("labels in train, before any are held out: " + ", ".join(f"{n} {c:,}" for n, c in counts.items()))
     augmented = AugmentedSplit(splits["train"], config.seed, config.shift_fraction, config.flip)
     return splits | {"train": augmented}, meta
 
@@ -66,8 +68,8 @@ def read_folder(config: Config) -> Found:
             if places.setdefault(file, table.place(row)) != table.place(row):
                 raise UserError(f"{table.place(row)}: {file.name} is in {places[file]} already; an image has one row")
     targets = {name: read_labels(table, labels) for name, table in tables.items()}
-    images = read_splits(files, config.image_size)
-    return {name: (images[name], targets[name]) for name in files}, labels
+    images, value_range = read_splits(files, config.image_size)
+    return {name: (images[name], targets[name]) for name in files}, {"labels": labels, "value_range": value_range}
 
 
 def read_labels(table: Table, labels: list[str]) -> Tensor:
@@ -93,9 +95,10 @@ def make_synthetic(config: Config) -> Found:
         pattern = (labels.view(count, -1, 1, 1) * (waves + phase).sin()).sum(1, keepdim=True)
         noise = torch.randn(count, 3, size, size, generator=generator)
         found[name] = (128 + 40 * pattern + 30 * noise).clamp(0, 255).byte(), labels
-    return found, ["coarse horizontal", "coarse vertical", "diagonal", "fine horizontal", "fine vertical"]
+    names = ["coarse horizontal", "coarse vertical", "diagonal", "fine horizontal", "fine vertical"]
+    return found, {"labels": names}
 
 
 def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
     """For predict.py: batches of names and images (B, 3, S, S), from files, folders and arrays."""
-    return crop_batches(inputs, meta["image_size"], batch_size)
+    return crop_batches(inputs, meta, batch_size)

@@ -1,6 +1,6 @@
 # Data, network and optimizer
 SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 64}  # for --smoke and tests
-data: MayChange[str] = "synthetic"  # synthetic, a CSV file, or a folder with train.csv, and val.csv or test.csv or both
+data: MayChange[str] = "synthetic"  # synthetic, a CSV file, or a folder with train.csv, val.csv, test.csv
 target: str = "target"  # the column to predict; all others are features
 val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val.csv
 batch_size: Positive[int] = 64  # rows per batch, over all processes

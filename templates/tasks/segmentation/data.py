@@ -1,7 +1,7 @@
 """Images with a mask each, of any size: from files to data set splits, for training and prediction."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,23 @@ from engine.data.arrays import array_batches
 from engine.data.splits import Split, choose_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
+from image_files import find_images, image_files, split_folders
 from images import (
     FITS_INTO_MEMORY,
-    find_images,
-    image_files,
+    ValueRange,
     in_threads,
     median_shorter_side,
     opened,
+    survey,
     to_rgb,
     to_tensor,
     upright_size,
 )
+from masks import Coding, MaskLook, coding_of, hexadecimal, look_at_mask
 
 Pair = tuple[Tensor, Tensor]  # an image, uint8 (3, H, W), and its mask, uint8 class indices (H, W)
-# By split, pairs, and their heights and widths; the names of the classes; and image_size.
-Found = tuple[dict[str, Any], dict[str, list[tuple[int, int]]], list[str], int]
+# By split, pairs, and their heights and widths; and, for prediction, the names of the classes and more.
+Found = tuple[dict[str, Any], dict[str, list[tuple[int, int]]], dict[str, Any]]
 
 
 def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
@@ -40,15 +42,16 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     Raises:
         UserError: files that cannot be used.
     """
-    pairs, sizes, classes, image_size = (make_synthetic if config.data == "synthetic" else read_folder)(config)
+    pairs, sizes, meta = (make_synthetic if config.data == "synthetic" else read_folder)(config)
     groups = {name: torch.zeros(len(split)) for name, split in sizes.items()}
     chosen = choose_splits(groups, config.val_fraction, config.seed)
     splits = {name: Pairs(pairs[source], sizes[source], indices) for name, (source, indices) in chosen.items()}
     train = splits["train"]
     sample = torch.cat([train.pair(i)[0].flatten(1) for i in range(0, len(train), len(train) // 200 + 1)], 1).float()
-    meta = {"classes": classes, "image_size": image_size, "width": config.width}
+    image_size = meta["image_size"]
+    meta |= {"width": config.width}
     meta |= {"mean": sample.mean(1).tolist(), "std": sample.std(1).clamp(min=1).tolist()}
-    print(f"data: {sizes_of(splits)} images, cropped to {image_size} pixels, {len(classes)} classes")
+    print(f"data: {sizes_of(splits)} images, cropped to {image_size} pixels, {len(meta['classes'])} classes")
     return {**splits, "train": RandomCrops(train, image_size, config.ignore_index, config.seed)}, meta
 
 
@@ -133,50 +136,96 @@ class RandomCrops(Pairs):
 class PairFiles:
     """Pairs that are read when indexed by their number."""
 
-    def __init__(self, files: Sequence[tuple[Path, Path]], image_size: int) -> None:
+    def __init__(self, files: Sequence[tuple[Path, Path]], reader: "PairReader") -> None:
         self.files = files
-        self.image_size = image_size
+        self.reader = reader
 
     def __getitem__(self, number: int) -> Pair:
-        return read_pair(self.files[number], self.image_size)
+        return self.reader(self.files[number])
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """Reads an image and its mask, scaled down so that the shorter side is `image_size`, if it is longer."""
+
+    image_size: int
+    value_range: ValueRange | None  # of images with more than 8 bits
+    coding: Coding  # of masks
+
+    def __call__(self, files: tuple[Path, Path]) -> Pair:
+        image, mask = files
+        return read_image(image, self.image_size, self.value_range), read_mask(mask, self.image_size, self.coding)
 
 
 def read_folder(config: Config) -> Found:
     """A folder of one's own: train/images/* and train/masks/*, and val or test or both with the same; or these alone.
 
-    The names of the classes are the lines of classes.txt or, without it, the numbers up to the largest in train.
+    The names of the classes are the lines of classes.txt or, without it, the numbers up to the largest in train, or
+    colours.
 
     Raises:
         UserError: a folder, image or mask is missing, has another size or an unknown class, or there is one class.
     """
     root = Path(config.data)
-    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
-    if not (folders.get("train", root / "train") / "images").is_dir():
+    folders = {"train": root} if (root / "images").is_dir() else split_folders(root, ("images", "masks"))
+    if not (folders["train"] / "images").is_dir():
         raise UserError(f"--data {root}: neither {root / 'train' / 'images'} nor {root / 'images'} is a folder")
     files = {name: find_pairs(folder) for name, folder in folders.items()}
-    checked = {name: check_all(pairs) for name, pairs in files.items()}
-    present = {name: set().union(*indices) - {config.ignore_index} for name, (_, indices) in checked.items()}
-    classes, found = read_names(root / "classes.txt"), present["train"]
-    if len(found) < 2 or not (classes or found == set(range(len(found)))) or not all(present.values()):
+    everything = [pair for pairs in files.values() for pair in pairs]
+    looks = dict(zip([mask for _, mask in everything], in_threads(look_at_pair, everything), strict=True))
+    coding = coding_of({mask: look for mask, (_, look) in looks.items()}, config.ignore_index)
+    found = {mask: coding.classes_in(look, mask) for mask, (_, look) in looks.items()}
+    by_split = {name: {mask: found[mask] for _, mask in pairs} for name, pairs in files.items()}
+    classes = check_classes(root, by_split, coding, config.ignore_index)
+
+    sizes = {name: [looks[mask][0] for _, mask in pairs] for name, pairs in files.items()}
+    image_size = config.image_size or min(256, median_shorter_side(sizes["train"]))
+    value_range = survey([image for image, _ in files["train"]]).value_range
+    reader = PairReader(image_size, value_range, coding)
+    scaled = {name: [scaled_size(size, image_size)[::-1] for size in of] for name, of in sizes.items()}
+    keep = sum(4 * height * width for of in scaled.values() for height, width in of) <= FITS_INTO_MEMORY
+    pairs = {name: in_threads(reader, of) if keep else PairFiles(of, reader) for name, of in files.items()}
+    return pairs, scaled, {"classes": classes, "image_size": image_size, "value_range": value_range}
+
+
+def check_classes(root: Path, found: dict[str, dict[Path, set[int]]], coding: Coding, ignored: int) -> list[str]:
+    """The names of the classes; prints in how many masks of train each is.
+
+    Args:
+        root: where classes.txt may be.
+        found: by split, the classes in each mask.
+        coding: what the masks say classes by.
+        ignored: what is no class.
+
+    Raises:
+        UserError: fewer than two classes, numbers with a gap, or a class in val or test that train does not have.
+    """
+    present = {name: set().union(*masks.values()) - {ignored} for name, masks in found.items()}
+    names, in_train = read_names(root / "classes.txt"), present["train"]
+    for split, masks in found.items():
+        for mask, in_mask in masks.items():
+            if coding.by_colour and (unknown := in_mask - in_train):
+                colour = hexadecimal(list(coding.classes)[min(unknown)])
+                raise UserError(f"mask {mask} has the colour {colour}, which no mask of train has")
+            if names and (unknown := in_mask - set(range(len(names))) - {ignored}):
+                raise UserError(
+                    f"mask {mask} has the class {min(unknown)}, and classes.txt names 0 to {len(names) - 1}"
+                )
+            if split != "train" and not names and (unknown := in_mask - in_train - {ignored}):
+                known = f"the classes are 0 to {max(in_train, default=0)}, and {ignored} is ignored"
+                raise UserError(f"mask {mask} has the unknown class {min(unknown)}; {known}")
+    if len(in_train) < 2 or not (names or in_train == set(range(len(in_train)))) or not all(present.values()):
         shown = "; ".join(f"{name} {sorted(indices)[:9]}" for name, indices in present.items())
         raise UserError(
-            f"the masks in {root} have the numbers {shown}, beside {config.ignore_index}, which is ignored; they must "
+            f"the masks in {root} have the numbers {shown}, beside {ignored}, which is ignored; they must "
             "be 0, 1, 2 ... without a gap, two or more (or named in classes.txt), and every split has some"
         )
-    classes = classes or [str(index) for index in sorted(found)]
-    for split, (_, indices) in checked.items():
-        for (_, mask), in_mask in zip(files[split], indices, strict=True):
-            for index in sorted(in_mask - set(range(len(classes))) - {config.ignore_index}):
-                known = f"the classes are 0 to {len(classes) - 1}, and {config.ignore_index} is ignored"
-                raise UserError(f"mask {mask} has the unknown class {index}; {known}")
-    image_size = config.image_size or min(256, median_shorter_side(checked["train"][0]))
-    scaled = {n: [scaled_size(size, image_size)[::-1] for size in sizes] for n, (sizes, _) in checked.items()}
-    keep = sum(4 * height * width for sizes in scaled.values() for height, width in sizes) <= FITS_INTO_MEMORY
-    pairs: dict[str, Any] = {}
-    for name, of_split in files.items():
-        read = partial(read_pair, image_size=image_size)
-        pairs[name] = in_threads(read, of_split) if keep else PairFiles(of_split, image_size)
-    return pairs, scaled, classes, image_size
+    if not names:
+        names = list(map(hexadecimal, coding.classes)) if coding.by_colour else [str(c) for c in sorted(in_train)]
+    counts = [sum(number in in_mask for in_mask in found["train"].values()) for number in range(len(names))]
+    shown = ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
+    print(f"masks of train in which a class is: {shown}")
+    return names
 
 
 def read_names(path: Path) -> list[str]:
@@ -200,7 +249,7 @@ def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """The files in images/ and the masks of the same stems in masks/.
+    """The files in images/ and the masks of the same stems in masks/; or of these stems with one ending, as _mask.
 
     Raises:
         UserError: no images, two of the same stem, one without a mask, or a mask in JPEG, which blurs class indices.
@@ -208,29 +257,36 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
     images, masks = (by_stem(find_images(folder / name)) for name in ("images", "masks"))
     if not images:
         raise UserError(f"{folder / 'images'} has no images")
+    ending = ending_of(masks, images)
     for stem, image in images.items():
-        if stem not in masks:
-            raise UserError(f"{image} has no mask {folder / 'masks' / stem}.png")
-        if masks[stem].suffix.lower() in (".jpg", ".jpeg"):
-            raise UserError(f"mask {masks[stem]} is JPEG, which blurs class numbers; save masks as PNG")
-    return [(image, masks[stem]) for stem, image in images.items()]
+        if stem + ending not in masks:
+            raise UserError(f"{image} has no mask {folder / 'masks' / (stem + ending)}.png")
+        if masks[stem + ending].suffix.lower() in (".jpg", ".jpeg", ".jfif"):
+            raise UserError(f"mask {masks[stem + ending]} is JPEG, which blurs class numbers; save masks as PNG")
+    if unused := len(masks) - len(images):
+        print(f"note: {unused:,} masks in {folder / 'masks'} belong to no image")
+    return [(image, masks[stem + ending]) for stem, image in images.items()]
 
 
-def check_pair(files: tuple[Path, Path]) -> tuple[tuple[int, int], set[int]]:
-    """Width and height of a pair, and the class indices in its mask; a UserError if image and mask differ."""
+def ending_of(masks: dict[str, Path], images: dict[str, Path]) -> str:
+    """What the stems of masks have behind those of their images: nothing, or something like _mask."""
+    first = min(images)
+    endings = [stem.removeprefix(first) for stem in masks if stem.startswith(first)]
+    if first in masks or not endings:
+        return ""
+    print(f"masks have the names of their images with {min(endings)} behind")
+    return min(endings)
+
+
+def look_at_pair(files: tuple[Path, Path]) -> tuple[tuple[int, int], MaskLook]:
+    """Width and height of a pair, and what its mask is; a UserError if image and mask differ in size."""
     image_path, mask_path = files
     with opened(image_path) as image, opened(mask_path) as mask:
         size = upright_size(image)
         if size != mask.size:
             sizes = "{} x {} pixels, its image {} {} x {}".format(*mask.size, image_path, *size)
             raise UserError(f"mask {mask_path} has {sizes}")
-    return size, set(read_mask(mask_path, max(size)).unique().tolist())
-
-
-def check_all(files: Sequence[tuple[Path, Path]]) -> tuple[list[tuple[int, int]], list[set[int]]]:
-    """Widths and heights of all pairs, and the class indices in each mask."""
-    sizes, indices = zip(*in_threads(check_pair, files), strict=True)
-    return list(sizes), list(indices)
+        return size, look_at_mask(mask, mask_path)
 
 
 def scaled_size(size: tuple[int, int], image_size: int) -> tuple[int, int]:
@@ -239,29 +295,18 @@ def scaled_size(size: tuple[int, int], image_size: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def read_pair(files: tuple[Path, Path], image_size: int) -> Pair:
-    """An image and its mask, scaled down to `image_size`."""
-    image, mask = files
-    return read_image(image, image_size), read_mask(mask, image_size)
-
-
-def read_image(path: Path, image_size: int) -> Tensor:
+def read_image(path: Path, image_size: int, value_range: ValueRange | None) -> Tensor:
     """An image, uint8 (3, H, W), scaled down to `image_size`; a UserError if it cannot be read."""
     with opened(path) as image:
-        upright = to_rgb(image)
+        upright = to_rgb(image, value_range)
         return to_tensor(upright.resize(scaled_size(upright.size, image_size), Image.Resampling.BILINEAR))
 
 
-def read_mask(path: Path, image_size: int) -> Tensor:
-    """A mask, uint8 class indices (H, W), scaled down in the same way.
-
-    Raises:
-        UserError: it cannot be read, or its pixels are colours.
-    """
+def read_mask(path: Path, image_size: int, coding: Coding) -> Tensor:
+    """A mask, uint8 class indices (H, W), scaled down in the same way; a UserError if it cannot be read."""
     with opened(path) as mask:
-        if mask.mode not in ("L", "P"):
-            raise UserError(f"mask {path} has mode {mask.mode}; save class numbers as 8 bit greyscale or palette PNG")
-        return to_tensor(mask.resize(scaled_size(mask.size, image_size), Image.Resampling.NEAREST))
+        classes = coding.read(mask, path)
+        return to_tensor(classes.resize(scaled_size(classes.size, image_size), Image.Resampling.NEAREST))
 
 
 def make_synthetic(config: Config) -> Found:
@@ -280,7 +325,7 @@ def make_synthetic(config: Config) -> Found:
             image = 100 + 60 * disc - 60 * bar + 30 * torch.randn(3, side, side, generator=generator)
             pairs[name].append((image.clamp(0, 255).byte(), mask))
     sizes = {name: [(side, side)] * len(of_split) for name, of_split in pairs.items()}
-    return pairs, sizes, ["ground", "disc", "bar"], side
+    return pairs, sizes, {"classes": ["ground", "disc", "bar"], "image_size": side}
 
 
 def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
@@ -296,7 +341,7 @@ def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) ->
     by_stem(files)
     batch: list[Tensor] = []
     for number, file in enumerate(files):
-        image = read_image(file, meta["image_size"])
+        image = read_image(file, meta["image_size"], meta.get("value_range"))
         if batch and (len(batch) == batch_size or image.shape != batch[0].shape):
             yield [str(f) for f in files[number - len(batch) : number]], torch.stack(batch)
             batch = []

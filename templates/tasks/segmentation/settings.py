@@ -1,6 +1,6 @@
 # Data, network and optimizer
 SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 8}  # for --smoke and tests
-data: MayChange[str] = "synthetic"  # synthetic, or a folder with train/images and train/masks, and val or test or both
+data: MayChange[str] = "synthetic"  # synthetic, or a folder with train/images and train/masks, and val or test
 ignore_index: Annotated[int, Range(at_least=0, below=256)] = 255  # value of the mask pixels that do not count
 val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val folder
 image_size: NonNegative[int] = 0  # shorter side, in pixels, of the scaled images, and of crops; 0: the median

@@ -68,7 +68,7 @@ def test_a_bad_mask_is_named(tmp_path: Path) -> None:
     for content, words in (
         (Image.new("L", (24, 20), 7), "c.png has the unknown class 7; the classes are 0 to 1"),
         (Image.new("L", (20, 20)), "c.png has 20 x 20 pixels, its image .*c.jpg 24 x 20"),
-        (Image.new("RGB", (24, 20)), "c.png has mode RGB"),
+        (Image.new("RGB", (24, 20)), "a.png has grey levels and mask .*c.png has colours"),
     ):
         content.save(masks / "c.png")
         with pytest.raises(UserError, match=words):

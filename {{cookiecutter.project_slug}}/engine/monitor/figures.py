@@ -28,7 +28,8 @@ def new_figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: floa
 
 
 def caption(name: str, longest: int = 60) -> str:
-    """A name as text of a figure: `$` starts no formula, and what is too long is cut."""
+    """A name as text of a figure: `$` starts no formula, what is no character is `?`, and what is too long is cut."""
+    name = name.encode("utf-8", "replace").decode()
     cut = name if len(name) <= longest else f"{name[: longest - 1]}\u2026"
     return cut.replace("$", r"\$")
 
