@@ -18,6 +18,7 @@ Cells = Any  # of a column: a list of texts, or an array (N,) of numbers, boolea
 MISSING = {"", "#n/a", "#n/a n/a", "#na", "<na>", "n/a", "na", "nan", "-nan", "none", "null", "nat", "?", "-"}
 MISSING |= {"-1.#ind", "-1.#qnan", "1.#ind", "1.#qnan"}
 MISSING |= {"#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}
+MISSING_STARTS = {start for cell in MISSING for start in (cell[:1], cell[:1].upper())}  # most cells have no such start
 
 TRUE, FALSE = {"true", "yes", "t", "y"}, {"false", "no", "f", "n"}
 PAIRS = ({"true", "false"}, {"yes", "no"}, {"t", "f"}, {"y", "n"})
@@ -55,7 +56,7 @@ def missing_cells(cells: Cells) -> np.ndarray:
     if isinstance(cells, np.ndarray):
         empty: np.ndarray = cells != cells  # NaN and NaT
         return empty
-    return np.array([cell.lower() in MISSING for cell in cells], bool)
+    return np.array([cell[:1] in MISSING_STARTS and cell.lower() in MISSING for cell in cells], bool)
 
 
 def as_texts(cells: Cells) -> list[str]:
@@ -107,7 +108,7 @@ def read_numbers(cells: Cells, likely: str = ".") -> tuple[np.ndarray, Style]:
         return (cells.astype(np.float64) if is_number else np.full(len(cells), np.nan)), Style()
     is_missing = missing_cells(cells)
     numbers = np.where(is_missing, np.nan, [as_number(cell) for cell in cells])
-    if likely == "." and not np.isnan(numbers[~is_missing]).any():
+    if likely == "." and (is_missing | ~np.isnan(numbers)).all():
         return numbers, Style()
     distinct = {cell for cell, missing in zip(cells, is_missing, strict=True) if not missing}
     used = set("".join(distinct).translate(PLAIN))
@@ -162,7 +163,8 @@ def are_truths(cells: Cells) -> bool:
     """Whether a column has booleans: True and False, yes and no, or their first letters, both of them."""
     if isinstance(cells, np.ndarray):
         return bool(cells.dtype.kind == "b")
-    return {cell.lower() for cell in cells} - MISSING in PAIRS
+    distinct = set(cells)
+    return len(distinct) < 100 and {cell.lower() for cell in distinct} - MISSING in PAIRS
 
 
 # ---- dates ----

@@ -35,7 +35,7 @@ from cells import (
     read_truths,
 )
 from engine.runtime.errors import UserError
-from tables import Table, shortened, some
+from tables import Table, clipped, shortened, some
 
 MOST_VALUES = 50  # of a category that become features of their own; the rest share one
 ID_NAME = re.compile(r"(.*[_\s.-])?(id|uuid|guid)|index|idx|row|unnamed: \d+|#|n[or]\.", re.IGNORECASE)
@@ -89,22 +89,21 @@ def describe_columns(table: Table, target: str, rows: Sequence[int]) -> list[Col
     columns: list[Column] = []
     found: dict[str, list[str]] = {}  # by kind, the columns and what is to be known of each
     for name in table.names:
-        cells = table.columns[table.number(name, "its first line")]
+        table.number(name, "its first line")  # there is one of that name alone
         if name == target:
             continue
-        is_missing = missing_cells(cells)[rows]
         column, note = describe(table, name, rows, likely)
-        if column:
-            columns.append(column)
-            note = ", ".join(filter(None, [note, f"{is_missing.sum():,} missing" if is_missing.any() else ""]))
+        columns += [column] if column else []
         kind = {"category": "categories"}.get(kind := kind_of(column), f"{kind}s") if column else "left out"
-        found.setdefault(kind, []).append(f"{name} ({note})" if note else name)
+        found.setdefault(kind, []).append(f"{clipped(name)} ({note})" if note else clipped(name))
     left_out = found.pop("left out", [])
     for kind, names in [*sorted(found.items(), key=lambda pair: -len(pair[1])), ("left out", left_out)]:
         if names:
-            print(textwrap.fill(f"{kind} ({len(names):,}): {some(names, 30)}", 119, subsequent_indent="    "))
+            print(textwrap.fill(f"{kind} ({len(names):,}): {some(names, 30, 200)}", 119, subsequent_indent="    "))
     if not columns:
-        raise UserError(f"{table.path} has no column to predict {target!r} from; left out: {some(left_out) or 'none'}")
+        raise UserError(
+            f"{table.path} has no column to predict {target!r} from; left out: {some(left_out, 20, 200) or 'nothing'}"
+        )
     return columns
 
 
@@ -116,20 +115,30 @@ def describe(table: Table, name: str, rows: Sequence[int], likely: str) -> tuple
         name: of the column.
         rows: numbers of the training rows.
         likely: the decimal point or comma, where a column may have either.
-
-    Raises:
-        UserError: a text where most cells are numbers or dates.
     """
     cells = table.columns[table.names.index(name)]
     is_missing = missing_cells(cells)
-    gaps = bool(is_missing[rows].any())
-    if is_missing[rows].all():
+    count = int(is_missing[rows].sum())
+    if count == len(rows):
         return {}, "empty"
+    column, note = describe_known(table, name, cells, is_missing, rows, likely)
+    return column, ", ".join(filter(None, [note, f"{count:,} missing" if column and count else ""]))
+
+
+def describe_known(
+    table: Table, name: str, cells: Cells, is_missing: np.ndarray, rows: Sequence[int], likely: str
+) -> tuple[Column, str]:
+    """The same of a column that is not empty; a UserError for a text where most cells are numbers or dates."""
+    gaps = bool(is_missing[rows].any())
     if are_truths(cells):
         return describe_numbers({"name": name, "boolean": True}, read_truths(cells)[rows], gaps)
     if not are_codes(cells):
         numbers, style = read_numbers(cells, likely)
-        if are_all(table, name, np.isfinite(numbers), "numbers", at_least=20):
+        if are_all(table, name, is_missing | ~np.isnan(numbers), "numbers", at_least=20):
+            for row in np.flatnonzero(np.isinf(numbers))[:1]:
+                raise UserError(
+                    f"{table.place(row)}: {name!r} is infinite; correct it, or leave it empty if it is missing"
+                )
             if reason := why_an_id(table, name, numbers, rows):
                 return {}, reason
             ways = {way: value for way, value in style._asdict().items() if value not in ("", ".")}
@@ -138,7 +147,7 @@ def describe(table: Table, name: str, rows: Sequence[int], likely: str) -> tuple
         formats = date_formats(cells)
         if len(formats) == 1:
             dates = read_dates(cells, formats[0])
-            if are_all(table, name, ~np.isnat(dates), "dates"):
+            if are_all(table, name, is_missing | ~np.isnat(dates), "dates"):
                 return describe_dates({"name": name, "date": formats[0]}, dates[rows], gaps)
         elif formats:
             print(f"column {name!r} may have day/month or month/day: it is read as text; write dates as 2020-12-31")
@@ -147,18 +156,18 @@ def describe(table: Table, name: str, rows: Sequence[int], likely: str) -> tuple
 
 
 def are_all(table: Table, name: str, good: np.ndarray, kind: str, at_least: int = 0) -> bool:
-    """Whether all cells of a column that are not missing are good, such as numbers.
+    """Whether all cells of a column are good, such as missing or a number.
 
     Raises:
-        UserError: most are, so that the others are mistakes, and have more than `at_least` different texts.
+        UserError: most that are not missing are, of more than `at_least` different texts: the others are mistakes.
     """
-    cells = table.columns[table.names.index(name)]
-    present = ~missing_cells(cells)
-    odd = np.flatnonzero(present & ~good)
+    odd = np.flatnonzero(~good)
     if not len(odd):
         return True
-    texts = as_texts(cells)
+    cells = table.columns[table.names.index(name)]
+    present = ~missing_cells(cells)
     if len(odd) <= present.sum() / 2:
+        texts = as_texts(cells)
         others = list(dict.fromkeys(texts[row] for row in np.flatnonzero(present & good)))
         if len(others) > at_least:
             raise UserError(
@@ -190,8 +199,8 @@ def how_written(cells: Cells, style: Style) -> str:
     """What was assumed of the numbers in a column, for people; empty for numbers as programs write them."""
     used = set("".join(cells)) if isinstance(cells, list) else set()
     words = ["decimal commas"] if style.decimal == "," and "," in used else []
-    if style.decimal == "." and "," in used:
-        words += ["commas between thousands"]
+    group, many = (",", "commas") if style.decimal == "." else (".", "points")
+    words += [f"{many} between thousands"] if group in used else []
     return ", ".join([*words, *([f"in {style.unit}"] if style.unit else [])])
 
 
@@ -344,9 +353,9 @@ def note_unknown_texts(table: Table, columns: Iterable[Column]) -> None:
             counts = Counter(text for text in as_texts(cells) if text not in column["values"])
             unknown = {text: count for text, count in counts.items() if not missing_cells([text])[0]}
             if unknown:
-                seldom = " or seldom had" if len(column["values"]) == MOST_VALUES else ""
+                seldom = " or seldom" if len(column["values"]) == MOST_VALUES else ""
                 names = [f"{shortened(text)} ({count:,})" for text, count in unknown.items()]
                 print(
                     f"note: {table.path}: {column['name']!r} is unknown in {sum(unknown.values()):,} rows, a text that "
-                    f"training never{seldom}: {some(names, 5)}"
+                    f"training never{seldom} had: {some(names, 5)}"
                 )

@@ -115,15 +115,16 @@ def decode(path: Path, content: bytes) -> str:
 
 
 def is_western(content: bytes) -> bool:
-    """Whether bytes that are not UTF-8 are letters of western Europe, or quotes, among those of ASCII.
+    """Whether bytes that are not UTF-8 are surely letters of western Europe, and quotes, among those of ASCII.
 
-    In other encodings of one or two bytes, such as those of Russian and Chinese, all letters of a word are not ASCII.
+    In other encodings, such as those of Russian and Chinese, all letters of a word are not ASCII; and some two bytes of
+    UTF-8 tell a file of which a part is damaged.
     """
     try:
         content.decode("cp1252")
     except UnicodeDecodeError:
         return False
-    return b"\0" not in content and re.search(rb"[\x80-\xff]{4}", content) is None
+    return re.search(rb"\0|[\x80-\xff]{4}|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}", content) is None
 
 
 def read_text(path: Path) -> str:

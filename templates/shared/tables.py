@@ -84,15 +84,20 @@ def plain(name: str) -> str:
     return " ".join(name.lower().split())
 
 
-def some(names: Sequence[str], most: int = 20) -> str:
+def clipped(text: str, longest: int = 40) -> str:
+    """A text, cut if it is too long for a message."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def some(names: Sequence[str], most: int = 20, longest: int = 40) -> str:
     """Some names in a line, for a message."""
-    shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most]]
+    shown = [clipped(name, longest) for name in names[:most]]
     return ", ".join(shown) + (f", ... ({len(names):,} in all)" if len(names) > most else "")
 
 
 def shortened(text: str) -> str:
-    """A text in quotes for a message."""
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+    """A text in quotes, cut if it is too long for a message."""
+    return repr(clipped(text))
 
 
 # ---- from files, DataFrames and arrays ----

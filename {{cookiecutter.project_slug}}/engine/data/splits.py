@@ -174,7 +174,7 @@ def choose_splits(
         if not len(val):
             raise UserError("train has too few samples to hold some out; add samples, or a val split")
         chosen |= {"train": ("train", train), "val": ("train", val)}
-        held_out = " and ".join(name for name, (source, _) in chosen.items() if name != source)
+        held_out = " and ".join(name for name in ("val", "test") if chosen.get(name, (name,))[0] != name)
         print(f"held out of train: {held_out} (--val_fraction {val_fraction}, {said})")
     return {name: chosen[name] for name in ("train", "val", "test") if name in chosen}
 
