@@ -391,8 +391,8 @@ def test_what_was_found_and_what_was_left_out_is_printed(tmp_path: Path, capsys:
         "categories (2): zip (2 values), k (2 values, 1 missing)",
         "dates (1): d (2020-01-13 to 2020-01-24, read as %m/%d/%Y)",
         "left out (4): id (an id: another whole number in every row), name (12 different texts), same ('x' in every "
-        "row),",
-        "    none (empty)",
+        "row), none",
+        "    (empty)",
     ]
 
 
@@ -670,10 +670,10 @@ def test_classes_are_texts_whatever_they_are_called(
     [
         (
             ["x,new", "x,a", "x,new", "x,other"],
-            "{path}:2: 3 rows from here on have a class that train does not have: 'new' (2), 'other' (1); "
-            "train has 'a', 'b'",
+            "{path}:2: train has no class 'new'; rows with classes that it does not have: 'new' (2), 'other' (1); "
+            "it has 'a', 'b'",
         ),
-        (["x,a", "x,", "x,"], "{path}:3: 2 texts from here on have no class; give each one, or take it out"),
+        (["x,a", "x,", "x,"], "{path}:3: a text has no class (2 in all); give each one a class"),
     ],
 )
 def test_classes_that_train_does_not_have_are_counted_and_named(

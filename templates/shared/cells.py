@@ -1,4 +1,4 @@
-"""What the cells of a column say: missing values, numbers, truth values, dates.
+"""What the cells of a column say: missing values.
 
 A column is a list of texts, as in a CSV file, or a NumPy array of numbers, booleans or dates, as in a DataFrame. How
 its texts write numbers or dates is found from all of them together, so that one way fits every cell.
@@ -139,19 +139,19 @@ def are_codes(cells: Cells) -> bool:
     )
 
 
-# ---- truth values ----
+# ---- booleans ----
 
 
-def read_truths(cells: Cells) -> np.ndarray:
+def read_booleans(cells: Cells) -> np.ndarray:
     """1 for true and yes, 0 for false and no, NaN for anything else, float64 (N,); numbers may be 0 or 1 only."""
     if isinstance(cells, np.ndarray):
         numbers, _ = read_numbers(cells)
         return np.where((numbers == 0) | (numbers == 1), numbers, np.nan)
-    truths = {cell: truth_of(cell) for cell in set(cells)}
-    return np.array([truths[cell] for cell in cells], np.float64)
+    found = {cell: boolean_of(cell) for cell in set(cells)}
+    return np.array([found[cell] for cell in cells], np.float64)
 
 
-def truth_of(cell: str) -> float:
+def boolean_of(cell: str) -> float:
     """1 for true, yes and 1, 0 for false, no and 0, NaN for anything else."""
     if cell.lower() in TRUE | FALSE:
         return float(cell.lower() in TRUE)
@@ -159,7 +159,7 @@ def truth_of(cell: str) -> float:
     return number if number in (0, 1) else math.nan
 
 
-def are_truths(cells: Cells) -> bool:
+def are_booleans(cells: Cells) -> bool:
     """Whether a column has booleans: True and False, yes and no, or their first letters, both of them."""
     if isinstance(cells, np.ndarray):
         return bool(cells.dtype.kind == "b")

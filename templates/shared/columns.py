@@ -23,7 +23,7 @@ from cells import (
     Cells,
     Style,
     are_codes,
-    are_truths,
+    are_booleans,
     as_texts,
     date_formats,
     date_parts,
@@ -32,7 +32,7 @@ from cells import (
     number_in,
     read_dates,
     read_numbers,
-    read_truths,
+    read_booleans,
 )
 from engine.runtime.errors import UserError
 from tables import Table, clipped, shortened, some
@@ -130,8 +130,8 @@ def describe_known(
 ) -> tuple[Column, str]:
     """The same of a column that is not empty; a UserError for a text where most cells are numbers or dates."""
     gaps = bool(is_missing[rows].any())
-    if are_truths(cells):
-        return describe_numbers({"name": name, "boolean": True}, read_truths(cells)[rows], gaps)
+    if are_booleans(cells):
+        return describe_numbers({"name": name, "boolean": True}, read_booleans(cells)[rows], gaps)
     if not are_codes(cells):
         numbers, style = read_numbers(cells, likely)
         if are_all(table, name, is_missing | ~np.isnan(numbers), "numbers", at_least=20):
@@ -289,7 +289,7 @@ def encode_numbers(table: Table, column: Column) -> Tensor:
     """
     cells = cells_of(table, column)
     if kind_of(column) == "boolean":
-        return standardised(table, column, [read_truths(cells)], [column], "true or false")
+        return standardised(table, column, [read_booleans(cells)], [column], "true or false")
     numbers, style = read_numbers(cells, column.get("decimal", "."))
     if (style.unit == "%") != (column.get("unit") == "%") and not np.isnan(numbers).all():
         has, had = ("a", "no") if style.unit else ("no", "a")

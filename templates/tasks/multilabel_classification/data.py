@@ -10,7 +10,7 @@ from torch import Tensor
 
 from augmentation import AugmentedSplit
 from backbones import backbone_meta, check_image_size
-from cells import read_truths
+from cells import read_booleans
 from config import Config
 from crops import crop_batches, read_splits
 from engine.data.splits import Split, make_splits, sizes_of
@@ -77,7 +77,7 @@ def read_folder(config: Config) -> Found:
 def read_labels(table: Table, labels: list[str]) -> Tensor:
     """The labels of every row, 0.0 or 1.0, shape (N, L); a UserError names the first cell that is something else."""
     columns = [table.columns[table.number(label, "its first line")] for label in labels]
-    targets = np.stack([read_truths(cells) for cells in columns], 1)
+    targets = np.stack([read_booleans(cells) for cells in columns], 1)
     for row, number in np.argwhere(np.isnan(targets))[:1].tolist():
         cell = table.column(table.names.index(labels[number]))[row]
         raise UserError(f"{table.place(row)}: {labels[number]!r} is {cell!r}; a label is 0 or 1, or True or False")

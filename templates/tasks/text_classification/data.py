@@ -63,13 +63,13 @@ def check_classes(table: Table, names: Sequence[str], known: Mapping[str, int]) 
     unknown = Counter(name for name in names if name not in known)
     if not unknown:
         return
-    first = next(table.place(row) for row, name in enumerate(names) if name in unknown)
+    first = next(row for row, name in enumerate(names) if name in unknown)
     if unknown[""]:
-        raise UserError(f"{first}: {unknown['']:,} texts from here on have no class; give each one, or take it out")
+        raise UserError(f"{table.place(first)}: a text has no class ({unknown['']:,} in all); give each one a class")
     counted = listed(f"{shortened(name)} ({count:,})" for name, count in unknown.most_common())
     raise UserError(
-        f"{first}: {sum(unknown.values()):,} rows from here on have a class that train does not have: {counted}; "
-        f"train has {listed(map(shortened, known))}"
+        f"{table.place(first)}: train has no class {shortened(names[first])}; rows with classes that it does not have: "
+        f"{counted}; it has {listed(map(shortened, known))}"
     )
 
 
