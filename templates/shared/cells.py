@@ -1,4 +1,4 @@
-"""What the cells of a column say: missing values.
+"""What the cells of a column say: missing values, numbers, booleans, dates.
 
 A column is a list of texts, as in a CSV file, or a NumPy array of numbers, booleans or dates, as in a DataFrame. How
 its texts write numbers or dates is found from all of them together, so that one way fits every cell.
