@@ -16,7 +16,6 @@ from engine import UserError, checkpoint, settings
 from engine.data.loaders import EpochSampler
 from PIL import ExifTags, Image
 from sklearn import metrics
-from tables import Table, read_table
 from torch import Tensor, nn
 
 SMALL = ["--data", "synthetic", "--precision", "fp32", "--width", "8", "--batch_size", "48", "--lr", "0.02"]
@@ -39,13 +38,6 @@ def own(project: Path) -> Iterator[Any]:
 def of_labels(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The modules of a project of multilabel classification."""
     with modules_of(render_into(tmp_path_factory.mktemp("labels"), task_type="multilabel_classification")) as modules:
-        return modules
-
-
-@pytest.fixture(scope="module")
-def of_tables(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The modules of a project of regression."""
-    with modules_of(render_into(tmp_path_factory.mktemp("tables"), task_type="regression")) as modules:
         return modules
 
 
@@ -257,75 +249,3 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     Image.new("L", (2, 2)).save(tmp_path / "real" / "1.png")
     (tmp_path / "data" / "cat").symlink_to(tmp_path / "real")
     assert image_files.find_images(tmp_path / "data") == [tmp_path / "data" / "cat" / "1.png"]
-
-
-# ---- tables ----
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_tables_are_read_with_any_separator_quotes_and_line_ends(separator: str, tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    lines = [["a", "b"], ["1", '"x\ny"'], ['"say ""hi"""', ""], [], ["é", "2"]]
-    path.write_bytes("\ufeff".encode() + "\r\n".join(separator.join(line) for line in lines).encode())
-    table = read_table(path)
-    assert table.names == ["a", "b"]
-    assert table.rows == [["1", "x\ny"], ['say "hi"', ""], ["é", "2"]]
-    assert table.place(2) == f"{path}:6"
-
-
-def test_a_stray_quote_in_a_tsv_file_is_a_character(tmp_path: Path) -> None:
-    path = tmp_path / "table.tsv"
-    path.write_text('label\ttext\nham\t"oh" he said\nspam\t"win\nham\tlate "ok"\n', encoding="utf-8")
-    assert read_table(path).rows == [["ham", '"oh" he said'], ["spam", '"win'], ["ham", 'late "ok"']]
-    path.write_text('label\ttext\nham\t"so\nspam\twin\nham\tlate"\n', encoding="utf-8")
-    assert read_table(path).rows == [["ham", '"so'], ["spam", "win"], ["ham", 'late"']]
-
-
-def test_the_separator_is_the_one_that_cuts_all_lines_alike(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text('"a, in m";target\n1;2\n3;4\n  ;\n', encoding="utf-8")
-    table = read_table(path)
-    assert table.names == ["a, in m", "target"] and table.rows == [["1", "2"], ["3", "4"]]
-
-
-def test_a_column_name_that_is_there_twice_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_text("a,b,a\n1,2,3\n", encoding="utf-8")
-    table = read_table(tmp_path / "table.csv")
-    assert table.number("b", "") == 1
-    with pytest.raises(UserError, match="has 2 columns 'a'"):
-        table.number("a", "")
-
-
-@pytest.mark.parametrize(
-    ("cells", "words"),
-    [
-        (["0,5", "1,25"] * 15, "decimals have a point"),
-        ([str(number) for number in range(30)] + ["12a"], "'12a' where other rows have numbers"),
-    ],
-)
-def test_numbers_that_cannot_be_read_do_not_become_texts(cells: list[str], words: str, of_tables: Any) -> None:
-    table = Table(Path("t.csv"), ["a", "y"], [[cell, "1"] for cell in cells], list(range(2, len(cells) + 2)))
-    with pytest.raises(UserError, match=words):
-        of_tables.data.describe_columns(table, "y", range(len(cells)))
-
-
-def test_features_are_standardised_imputed_and_marked_by_the_training_rows(of_tables: Any) -> None:
-    rows = [["1", "x", "y"], ["3", "z", "y"], ["", "x", "y"], ["100", "new", "y"]]
-    table = Table(Path("t.csv"), ["a", "b", "y"], rows, [2, 3, 4, 5])
-    features = of_tables.data.encode(table, of_tables.data.describe_columns(table, "y", [0, 1, 2]))
-    assert features.tolist() == [[-1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [98, 0, 0, 0, 1]]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "is empty"),
-        (b"a,b\n1\n", r"table\.csv:2: 1 cells where the first line has 2"),
-        (b'a,b\n1,"open\n2,3\n', "is not a table"),
-        (b"a,b\n1,\xff\n", r"is not UTF-8 \(byte 0xff in line 2\)"),
-    ],
-)
-def test_a_file_that_is_no_table_is_named(content: bytes, words: str, tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_bytes(content)
-    with pytest.raises(UserError, match=words):
-        read_table(tmp_path / "table.csv")

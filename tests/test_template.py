@@ -163,7 +163,7 @@ def test_the_template_installs_what_projects_declare_and_they_declare_what_they_
     hook = (ROOT / "hooks" / "post_gen_project.py").read_text("utf-8")
     [needed] = re.findall(r"^NEEDED = (.*)$", hook, re.MULTILINE)
     names = {re.split(r"[>=<\[]", dependency)[0] for dependency in declared}
-    later = {"matplotlib", "pillow", "torchvision"}  # or installed with these
+    later = {"matplotlib", "pandas", "pillow", "torchvision"}  # or installed with these
     assert set(ast.literal_eval(needed)) == names - later
 
 

@@ -162,6 +162,8 @@ def smoke_settings(config: C) -> C:
 def load(defaults: C, path: Path) -> C:
     """The settings in a run's config.json.
 
+    A setting that is not there, since it is newer than the run, is what FORMER_VALUES of Config says, else its default.
+
     Raises:
         UserError: the file cannot be read, or holds no settings of this project.
     """
@@ -177,9 +179,10 @@ def load(defaults: C, path: Path) -> C:
     if task_type != defaults.task_type:
         raise UserError(f"{path} is of a run of the task {task_type!r} and this is {defaults.task_type!r}")
     hints, saved = get_type_hints(type(defaults)), _present_names(saved, defaults)
+    former = getattr(defaults, "FORMER_VALUES", {})
     for name in _annotations(defaults):
         if name not in saved:
-            saved[name] = getattr(defaults, name)
+            saved[name] = former.get(name, getattr(defaults, name))
             print(f"{path} has no {name}: it is {saved[name]!r}")
         if isinstance(saved[name], list) and get_origin(hints[name]) is tuple:
             saved[name] = tuple(saved[name])  # which JSON does not have

@@ -4,31 +4,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from augmentation import AugmentedSplit
 from backbones import backbone_meta, check_image_size
+from cells import read_booleans
 from config import Config
 from crops import crop_batches, read_splits
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
-from tables import Table, find_tables, read_table
+from tables import Table, find_tables, read_table, with_targets
 
-# By split, images (N, 3, S, S) and labels (N, L), 0.0 or 1.0; and, for prediction, the names of the labels and more.
-Found = tuple[dict[str, tuple[Any, Tensor]], dict[str, Any]]
+# By split, images (N, 3, S, S) and labels (N, L), 0.0 or 1.0; for prediction, the names of the labels and more; and
+# the part to hold out as test.
+Found = tuple[dict[str, tuple[Any, Tensor]], dict[str, Any], float]
 
 
 def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     """The splits train, val and, if there is one, test, and what prediction needs to know.
 
-    Without a val split a part of train is held out, of the images of every label; test never chooses the model.
+    Without a val split parts of train are held out, of the images of every label, as val and as test; test never
+    chooses the model.
     """
     check_image_size(config.image_size, config.backbone)
-    found, meta = make_synthetic(config) if config.data == "synthetic" else read_folder(config)
+    found, meta, test_fraction = make_synthetic(config) if config.data == "synthetic" else read_folder(config)
     groups = {name: rarest_label(y) for name, (_, y) in found.items()}
-    splits = make_splits(found, groups, config.val_fraction, config.seed)
+    splits = make_splits(found, groups, config.val_fraction, config.seed, test_fraction)
     for name, split in splits.items():
         for label, count in zip(meta["labels"], split.y[split.indices].sum(0).tolist(), strict=True):
             if not count:
@@ -53,12 +57,13 @@ def read_folder(config: Config) -> Found:
     Raises:
         UserError: no table, an image that does not exist, a label that is neither 0 nor 1, other labels than train's.
     """
-    tables = {name: read_table(path) for name, path in find_tables(config.data, ("labels", "train")).items()}
+    tables = {name: read_table(path) for name, path in find_tables(config.data, "labels").items()}
     labels = tables["train"].names[1:]
+    tables, test_fraction = with_targets(tables, labels, config.test_fraction)
     files: dict[str, list[Path]] = {}
     places: dict[Path, str] = {}
     for name, table in tables.items():
-        if not labels or set(labels) != set(table.names[1:]) or not table.rows:
+        if not labels or set(labels) != set(table.names[1:]) or not len(table):
             wanted = labels or "each label"
             raise UserError(f"{table.path} needs a row for each image: its file, then 0 or 1 for {wanted}")
         files[name] = [table.path.parent / "images" / cell for cell in table.column(0)]
@@ -69,17 +74,18 @@ def read_folder(config: Config) -> Found:
                 raise UserError(f"{table.place(row)}: {file.name} is in {places[file]} already; an image has one row")
     targets = {name: read_labels(table, labels) for name, table in tables.items()}
     images, value_range = read_splits(files, config.image_size)
-    return {name: (images[name], targets[name]) for name in files}, {"labels": labels, "value_range": value_range}
+    meta = {"labels": labels, "value_range": value_range}
+    return {name: (images[name], targets[name]) for name in files}, meta, test_fraction
 
 
 def read_labels(table: Table, labels: list[str]) -> Tensor:
     """The labels of every row, 0.0 or 1.0, shape (N, L); a UserError names the first cell that is something else."""
-    columns = [table.column(table.number(label, "its first line")) for label in labels]
-    for label, column in zip(labels, columns, strict=True):
-        for row, cell in enumerate(column):
-            if cell not in ("0", "1"):
-                raise UserError(f"{table.place(row)}: {label!r} is {cell!r}; a label is 0 or 1")
-    return torch.tensor([[float(cell) for cell in column] for column in columns]).T.contiguous()
+    columns = [table.columns[table.number(label, "its first line")] for label in labels]
+    targets = np.stack([read_booleans(cells) for cells in columns], 1)
+    for row, number in np.argwhere(np.isnan(targets))[:1].tolist():
+        cell = table.column(table.names.index(labels[number]))[row]
+        raise UserError(f"{table.place(row)}: {labels[number]!r} is {cell!r}; a label is 0 or 1, or True or False")
+    return torch.from_numpy(targets).float()
 
 
 def make_synthetic(config: Config) -> Found:
@@ -96,7 +102,7 @@ def make_synthetic(config: Config) -> Found:
         noise = torch.randn(count, 3, size, size, generator=generator)
         found[name] = (128 + 40 * pattern + 30 * noise).clamp(0, 255).byte(), labels
     names = ["coarse horizontal", "coarse vertical", "diagonal", "fine horizontal", "fine vertical"]
-    return found, {"labels": names}
+    return found, {"labels": names}, 0.0
 
 
 def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:

@@ -1,7 +1,9 @@
 # Data, network and optimizer
 SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 16}  # for --smoke and tests
+FORMER_VALUES: ClassVar[dict[str, Any]] = {"test_fraction": 0.0}  # of runs before there was such a setting
 data: MayChange[str] = "synthetic"  # synthetic, or a folder with images/ and labels.csv (or train.csv, val.csv ...)
 val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val.csv
+test_fraction: Fraction = 0.1  # part of train that is held out to test the best epoch, without a val or test file
 image_size: NonNegative[int] = 0  # side of the square crops, in pixels; 0: the median shorter side, 224 at most
 batch_size: Positive[int] = 64  # images per batch, over all processes
 workers: MayChange[NonNegative[int]] = 2  # processes that decode images; none if all fit into memory

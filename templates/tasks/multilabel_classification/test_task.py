@@ -39,12 +39,18 @@ def test_trained_weights_predict_images_of_any_size(tmp_path: Path) -> None:
     assert Path(row[0]).name == "wide.png" and all(0 <= float(cell) <= 1 for cell in row[2:])
 
 
+def test_labels_may_be_numbers_or_true_and_false(tmp_path: Path) -> None:
+    splits, meta = load_data(Config(data=str(write(tmp_path, "12.png,1.0,True"))))
+    assert meta["labels"] == ["odd", "red"] and splits.keys() == {"train", "val", "test"}
+    assert splits["train"].y[12].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("0.png,1,1", r"labels\.csv:14: 0\.png is in .*labels\.csv:2 already"),
-        ("12.png,1,2", r"labels\.csv:14: 'red' is '2'; a label is 0 or 1"),
-        ("12.png,1,", r"labels\.csv:14: 'red' is ''; a label is 0 or 1"),
+        ("12.png,1,2", r"labels\.csv:14: 'red' is '2'; a label is 0 or 1, or True or False"),
+        ("12.png,1,", r"labels\.csv:14: 'red' is ''; a label is 0 or 1, or True or False"),
         ("none.png,1,1", r"labels\.csv:14: .*none\.png does not exist"),
         ("bad.png,1,1", r"bad\.png cannot be read"),
     ],

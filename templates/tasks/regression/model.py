@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from data import num_features
+from columns import num_features
 from engine.network import Fp32Linear, merge_stages
 
 

@@ -1,8 +1,10 @@
 # Data, network and optimizer
 SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 64}  # for --smoke and tests
+FORMER_VALUES: ClassVar[dict[str, Any]] = {"test_fraction": 0.0}  # of runs before there was such a setting
 data: MayChange[str] = "synthetic"  # synthetic, a CSV file, or a folder with train.csv, val.csv, test.csv
 target: str = "target"  # the column to predict; all others are features
 val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val.csv
+test_fraction: Fraction = 0.1  # part of train that is held out to test the best epoch, without a val or test file
 batch_size: Positive[int] = 64  # rows per batch, over all processes
 width: Positive[int] = 128  # units of each hidden layer
 dropout: Fraction = 0.0  # part of the hidden units that is dropped in each update

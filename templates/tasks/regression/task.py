@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from columns import num_features
 from config import Config
-from data import load_data, num_features
+from data import load_data
 from engine.data.loaders import make_loaders
 from engine.monitor.figures import caption, new_figure
 from engine.optim.optimizers import build_optimizers

@@ -1,52 +1,80 @@
 """Texts of one class each: from tables to data set splits, for training and prediction."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from classification import describe_classes
 from config import Config
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
-from tables import Table, as_table, find_tables, read_table, read_text
+from table_files import ENDINGS, ending_of, read_text
+from tables import Table, as_table, find_tables, read_table, shortened, with_targets
 
-Found = dict[str, tuple[list[str], list[str], Table]]  # by split, texts, their classes and the table that they are from
+# By split, texts, their classes and the table that they are from; then the number of the column of texts if columns
+# have no names, else -1; and the part of train to hold out as test.
+Found = tuple[dict[str, tuple[list[str], list[str], Table]], int, float]
 
 
 def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     """The splits train, val and, if there is one, test, and what prediction needs to know.
 
-    Without a val split a part of train is held out, `val_fraction` of every class; test never chooses the model.
+    Without a val split parts of train are held out, of every class, as val and as test; test never chooses the model.
 
     Raises:
         UserError: a text without class, one class only or nearly as many as texts, a class that train does not have.
     """
-    found, nameless = (make_synthetic(config), -1) if config.data == "synthetic" else read_tables(config)
+    found, nameless, test_fraction = (make_synthetic if config.data == "synthetic" else read_tables)(config)
     texts, names, table = found["train"]
+    counts = Counter(names)
     classes = sorted(set(names) - {""})
     if len(classes) < 2 or len(classes) > max(20, len(texts) / 2):
         raise UserError(
-            f"{table.path} has {len(classes)} classes in {len(texts)} rows ({listed(classes)}); are --text_column and "
-            "--label_column right? Two classes with several rows each are the least"
+            f"{table.path} has {len(classes)} classes in {len(texts)} rows ({listed(map(shortened, classes))}); are "
+            "--text_column and --label_column right? Two classes with several rows each are the least"
         )
     index = {name: number for number, name in enumerate(classes)}
     for _, names, table in found.values():
-        for row, name in enumerate(names):
-            if name not in index:
-                wanted = f"train has {listed(classes)}" if name else "every text needs one"
-                raise UserError(f"{table.place(row)}: the class is {name!r}; {wanted}")
+        check_classes(table, names, index)
     labels = {split: torch.tensor([index[name] for name in names]) for split, (_, names, _) in found.items()}
     encoded = {split: Texts(texts, config.max_length) for split, (texts, _, _) in found.items()}
     data = {split: (encoded[split], labels[split]) for split in found}
-    splits = make_splits(data, labels, config.val_fraction, config.seed)
-    cut = encoded["train"].cut
-    print(f"data: {sizes_of(splits)} texts in {len(classes)} classes; {cut:.1%} are cut at {config.max_length} bytes")
+    splits = make_splits(data, labels, config.val_fraction, config.seed, test_fraction)
+    sizes = [split.y[split.indices].bincount(minlength=len(classes)).tolist() for split in splits.values()]
+    print(describe_classes(dict(zip(map(shortened, classes), zip(*sizes, strict=True), strict=True)), list(splits)))
+    if rare := [shortened(name) for name, count in counts.items() if count == 1]:
+        print(f"note: classes of one text, which is in train: {listed(rare)}")
+    empty = sum(not text for text in texts)
+    cut = f"{encoded['train'].cut:.1%} are cut at {config.max_length} bytes" + (
+        f", {empty:,} are empty" if empty else ""
+    )
+    print(f"data: {sizes_of(splits)} texts in {len(classes)} classes; {cut}")
     meta = {"classes": classes, "text_column": config.text_column, "nameless": nameless}
     meta |= {name: getattr(config, name) for name in ("max_length", "width", "layers", "dropout")}
     return splits, meta
+
+
+def check_classes(table: Table, names: Sequence[str], known: Mapping[str, int]) -> None:
+    """Raises a UserError that counts and names the classes of a table's rows that train does not have."""
+    unknown = Counter(name for name in names if name not in known)
+    if not unknown:
+        return
+    first = next(row for row, name in enumerate(names) if name in unknown)
+    if unknown[""]:
+        raise UserError(f"{table.place(first)}: a text has no class ({unknown['']:,} in all); give each one a class")
+    counted = listed(f"{shortened(name)} ({count:,})" for name, count in unknown.most_common())
+    raise UserError(
+        f"{table.place(first)}: train has no class {shortened(names[first])}; rows with classes that it does not have: "
+        f"{counted}; it has {listed(map(shortened, known))}"
+    )
 
 
 class Texts:
@@ -58,7 +86,7 @@ class Texts:
     in_memory = True
 
     def __init__(self, texts: Sequence[str], max_length: int) -> None:
-        encoded = [(text or " ").encode() for text in texts]
+        encoded = [(text or " ").encode(errors="replace") for text in texts]
         self.cut = sum(len(text) > max_length for text in encoded) / len(encoded)  # part of the texts
         encoded = [text[:max_length] for text in encoded]
         self.lengths = torch.tensor([len(text) for text in encoded])
@@ -72,50 +100,54 @@ class Texts:
         return (self.bytes[places].long() + 1).where(columns < lengths, 0)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Up to five names, for a message."""
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+def listed(names: Iterable[str]) -> str:
+    """Up to five of these, for a message."""
+    first = list(islice(names, 6))
+    return ", ".join([*first[:5], "..."] if len(first) > 5 else first)
 
 
-def read_tables(config: Config) -> tuple[Found, int]:
-    """The texts and classes of one's own tables; and, if columns have no names, which has the texts, else -1.
+def read_tables(config: Config) -> Found:
+    """The texts and classes of one's own tables.
 
     Raises:
         UserError: a table that cannot be read, has no row or lacks a column.
     """
     tables = {name: read_table(path) for name, path in find_tables(config.data).items()}
-    train, wanted = tables["train"], {config.text_column, config.label_column}
+    train, text_column, label_column = tables["train"], config.text_column, config.label_column
+    wanted = {text_column, label_column}
     by_flag = wanted != {Config.text_column, Config.label_column}
-    nameless = not by_flag and not wanted & set(train.names) and has_no_names(train)
+    if wanted & set(train.names):
+        nameless = False
+    elif by_flag:
+        nameless = wanted <= set(train.without_names().names)
+    else:
+        nameless = has_no_names(train)
     if nameless:
-        tables = {name: without_names(table) for name, table in tables.items()}
-        variety = [len(set(tables["train"].column(number))) for number in (0, 1)]
-        text = int(variety[1] > variety[0])
-        label = 1 - text
-        print(f"{train.path} has no column names: texts are in column {text + 1}, classes in column {label + 1}")
-    found: Found = {}
+        tables = {name: table.without_names() for name, table in tables.items()}
+        if not by_flag:
+            variety = [len(set(tables["train"].column(number))) for number in (0, 1)]
+            text_column, label_column = (
+                ("column_2", "column_1") if variety[1] > variety[0] else ("column_1", "column_2")
+            )
+        print(f"{train.path} has no column names: texts are in {text_column}, classes in {label_column}")
+    tables, test_fraction = with_targets(tables, [label_column], config.test_fraction)
+    found = {}
     for name, table in tables.items():
-        if not nameless:
-            text = table.number(config.text_column, "--text_column")
-            label = table.number(config.label_column, "--label_column")
-        if not table.rows:
+        text = table.number(text_column, "--text_column")
+        label = table.number(label_column, "--label_column")
+        if not len(table):
             raise UserError(f"{table.path} has no row below its column names")
         found[name] = table.column(text), table.column(label), table
-    return found, text if nameless else -1
+    return found, tables["train"].names.index(text_column) if nameless else -1, test_fraction
 
 
 def has_no_names(table: Table) -> bool:
     """Whether a table's first line is a sample: of its two cells, that in the column of fewer values comes again."""
-    if len(table.names) != 2:
+    if len(table.names) != 2 or not table.first[0]:
         return False
     columns = [table.column(number) for number in (0, 1)]
     classes = int(len(set(columns[1])) <= len(set(columns[0])))
-    return table.names[classes] in columns[classes]
-
-
-def without_names(table: Table) -> Table:
-    """The table with its first line as a row."""
-    return Table(table.path, ["text", "text"], [table.names, *table.rows], [1, *table.lines])
+    return table.first[1][classes] in columns[classes]
 
 
 def make_synthetic(config: Config) -> Found:
@@ -136,7 +168,7 @@ def make_synthetic(config: Config) -> Found:
             texts.append(" ".join(chosen))
             names.append(name)
         found[split] = texts, names, Table(Path("synthetic"), [], [], [])
-    return found
+    return found, -1, 0.0
 
 
 def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
@@ -149,17 +181,28 @@ def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) ->
     """
     for source in inputs:
         path = Path(source) if isinstance(source, (str, Path)) else None
-        if path is None or path.suffix.lower() in (".csv", ".tsv"):
-            table = as_table(source if path or hasattr(source, "columns") else source[:, None], [meta["text_column"]])
+        if path is None or is_table(path, meta):
+            is_column = path is None and not hasattr(source, "columns")
+            table = as_table(np.asarray(source, object)[:, None] if is_column else source, [meta["text_column"]])
             if meta["nameless"] >= 0 and meta["text_column"] not in table.names:
-                table, number = without_names(table), min(meta["nameless"], len(table.names) - 1)
+                table, number = table.without_names(), min(meta["nameless"], len(table.names) - 1)
             else:
                 number = table.number(meta["text_column"], "its first line")
             texts = table.column(number)
         else:
             lines = [line.strip() for line in read_text(path).split("\n")]
             texts = [line for line in lines if line]
-            table = Table(path, ["text"], [], [number for number, line in enumerate(lines, 1) if line])
+            table = Table(path, ["text"], [texts], [number for number, line in enumerate(lines, 1) if line])
         encoded = Texts(texts, meta["max_length"])
         for numbers in torch.arange(len(texts)).split(batch_size) if texts else []:
             yield [table.place(number) for number in numbers.tolist()], encoded[numbers]
+
+
+def is_table(path: Path, meta: dict[str, Any]) -> bool:
+    """Whether a file is a table, and not a text on each line; a .txt file is, if its first line names the column."""
+    if ending_of(path) != ".txt":
+        return ending_of(path) in ENDINGS
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    names = [name.strip('" ') for name in re.split(r"[\t;|,]", lines[0])] if lines else []
+    by_tabs = meta["nameless"] >= 0 and all("\t" in line for line in lines)
+    return len(names) > 1 and (by_tabs or meta["text_column"] in names)

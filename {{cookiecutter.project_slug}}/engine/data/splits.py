@@ -141,33 +141,53 @@ def hold_out(groups: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
     return kept.nonzero().flatten(), held_out
 
 
-def choose_splits(groups: Mapping[str, Tensor], fraction: float, seed: int) -> dict[str, tuple[str, Tensor]]:
+def choose_splits(
+    groups: Mapping[str, Tensor], val_fraction: float, seed: int, test_fraction: float = 0.0
+) -> dict[str, tuple[str, Tensor]]:
     """(split on the disk, sample numbers) for each of train, val and, if there is one, test.
 
-    Without a val split a part of train is held out; test never chooses the model.
+    Without a val split parts of train are held out: one as val and, if there is no test split either, one as test.
+    Test never chooses the model, and which samples it has does not depend on `val_fraction`.
 
     Args:
         groups: of each split on the disk, the number of each sample's group, shape (N,).
-        fraction: part of train to hold out.
+        val_fraction: part of train to hold out as val.
         seed: chooses the samples.
+        test_fraction: part of train to hold out as test; 0: none.
 
     Raises:
-        UserError: nothing can be held out.
+        UserError: nothing can be held out, or nothing would be left.
     """
     chosen = {name: (name, torch.arange(len(members))) for name, members in groups.items()}
     if "val" not in chosen:
-        kept, held_out = hold_out(groups["train"], fraction, seed)
-        if not len(held_out):
+        kept, rest, said = chosen["train"][1], 1.0, f"--seed {seed}"
+        if test_fraction and "test" not in chosen:
+            rest, said = 1 - test_fraction, f"--test_fraction {test_fraction}, {said}"
+            if val_fraction >= rest:
+                raise UserError(
+                    f"--val_fraction {val_fraction} and --test_fraction {test_fraction} leave nothing to train on; "
+                    "their sum must be below 1"
+                )
+            kept, test = hold_out(groups["train"], test_fraction, seed)
+            chosen["test"] = "train", test
+        train, val = (kept[numbers] for numbers in hold_out(groups["train"][kept], val_fraction / rest, seed))
+        if not len(val):
             raise UserError("train has too few samples to hold some out; add samples, or a val split")
-        chosen |= {"train": ("train", kept), "val": ("train", held_out)}
+        chosen |= {"train": ("train", train), "val": ("train", val)}
+        held_out = " and ".join(name for name in ("val", "test") if chosen.get(name, (name,))[0] != name)
+        print(f"held out of train: {held_out} (--val_fraction {val_fraction}, {said})")
     return {name: chosen[name] for name in ("train", "val", "test") if name in chosen}
 
 
 def make_splits(
-    data: Mapping[str, tuple[Any, Any]], groups: Mapping[str, Tensor], fraction: float, seed: int
+    data: Mapping[str, tuple[Any, Any]],
+    groups: Mapping[str, Tensor],
+    val_fraction: float,
+    seed: int,
+    test_fraction: float = 0.0,
 ) -> dict[str, Split]:
     """The splits that `choose_splits` selects, of inputs and targets in `data`."""
-    chosen = choose_splits(groups, fraction, seed)
+    chosen = choose_splits(groups, val_fraction, seed, test_fraction)
     return {name: Split(*data[source], indices) for name, (source, indices) in chosen.items()}
 
 
