@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from cells import (
     Cells,
     Style,
-    are_codes,
     are_booleans,
+    are_codes,
     as_texts,
     date_formats,
     date_parts,
     has_decimal_commas,
     missing_cells,
     number_in,
+    read_booleans,
     read_dates,
     read_numbers,
-    read_booleans,
 )
 from engine.runtime.errors import UserError
 from tables import Table, clipped, shortened, some
