@@ -1,11 +1,26 @@
 """Classes: metrics from the confusion matrix over a whole data set, its picture, and a table of predicted classes."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.monitor.figures import caption, new_figure
+
+
+def describe_classes(counts: Mapping[str, Sequence[int]], splits: Sequence[str]) -> str:
+    """How many samples each class has in each split, in a line; of more than ten classes the two extremes.
+
+    Args:
+        counts: by class, a number for each split.
+        splits: the names of the splits.
+    """
+    ordered = sorted(counts, key=lambda name: -counts[name][0])
+    shown = ordered if len(ordered) <= 10 else [ordered[0], ordered[-1]]
+    named = [f"{name} {' + '.join(f'{count:,}' for count in counts[name])}" for name in shown]
+    what = "classes" if len(ordered) <= 10 else f"largest and smallest of {len(ordered)} classes"
+    return f"{what} ({' + '.join(splits)}): {', '.join(named)}"
 
 
 class ConfusionMetric:

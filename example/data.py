@@ -9,16 +9,17 @@ from torch import Tensor
 
 from augmentation import AugmentedSplit
 from backbones import backbone_meta, check_image_size
+from classification import describe_classes
 from config import Config
 from crops import Resized, crop_batches, read_splits
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.distributed.process_group import rank_0_first
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
-from images import find_images
+from image_files import find_images, split_folders, visible_folders
 
-# By split, images (N, 3, S, S) and class indices (N,); and the names of the classes.
-Found = tuple[dict[str, tuple[Any, Tensor]], list[str]]
+# By split, images (N, 3, S, S) and class indices (N,); and, for prediction, the names of the classes and more.
+Found = tuple[dict[str, tuple[Any, Tensor]], dict[str, Any]]
 
 
 def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
@@ -27,11 +28,13 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     Without a val split a part of train is held out, `val_fraction` of every class; test never chooses the model.
     """
     check_image_size(config.image_size, config.backbone)
-    found, classes = SOURCES.get(config.data, read_folder)(config)
+    found, meta = SOURCES.get(config.data, read_folder)(config)
     groups = {name: labels for name, (_, labels) in found.items()}
     splits = make_splits(found, groups, config.val_fraction, config.seed)
-    meta = {"classes": classes, **backbone_meta(splits["train"], config)}
-    print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels in {len(classes)} classes")
+    meta |= backbone_meta(splits["train"], config)
+    counts = [split.y[split.indices].bincount(minlength=len(meta["classes"])).tolist() for split in splits.values()]
+    print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels in {len(meta['classes'])} classes")
+    print(describe_classes(dict(zip(meta["classes"], zip(*counts, strict=True), strict=True)), list(splits)))
     augmented = AugmentedSplit(splits["train"], config.seed, config.shift_fraction, config.flip)
     return splits | {"train": augmented}, meta
 
@@ -39,17 +42,17 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
 def read_folder(config: Config) -> Found:
     """A folder of one's own: train/CLASS/*, and val/CLASS/* or test/CLASS/* or both; or CLASS/* alone.
 
+    Splits may have the names in SPLIT_NAMES of engine/data/splits.py, in any case.
+
     Raises:
         UserError: no such folder, fewer than two classes, a split without images, a class that train does not have.
     """
     root = Path(config.data)
-    folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()} or {"train": root}
-    if not folders.get("train", root / "train").is_dir():
-        missing = root / "train" if root.is_dir() else root
+    if not root.is_dir():
         raise UserError(
-            f"--data {root}: {missing} is no folder; give one with images in CLASS/* or train/CLASS/*, "
-            f"or {' or '.join(SOURCES)}"
+            f"--data {root} is no folder; give one with images in CLASS/* or train/CLASS/*, or {' or '.join(SOURCES)}"
         )
+    folders = split_folders(root)
     files = {name: find_images(folder) for name, folder in folders.items()}
     for name, paths in files.items():
         if loose := next((path for path in paths if path.parent == folders[name]), None):
@@ -57,14 +60,19 @@ def read_folder(config: Config) -> Found:
     names = {name: [path.relative_to(folders[name]).parts[0] for path in paths] for name, paths in files.items()}
     classes = sorted(set(names["train"]))
     if len(classes) < 2:
-        raise UserError(f"{folders['train']} has images in {len(classes)} CLASS folders; two are the least")
+        inner = folders["train"] / "".join(classes)
+        hint = f"; is --data {inner} meant?" if classes and len(visible_folders(inner)) > 1 else ""
+        raise UserError(f"{folders['train']} has images in {len(classes)} CLASS folders; two are the least{hint}")
     for name, used in names.items():
         if not used or set(used) - set(classes):
             unknown = f"the unknown class {min(set(used) - set(classes))!r}" if used else "no images"
             raise UserError(f"{folders[name]} has {unknown}; it needs images in the folders that train has")
+    if empty := [path.name for path in visible_folders(folders["train"]) if path.name not in classes]:
+        print(f"note: no images are in {', '.join(empty)}, which are no classes therefore")
     index = {name: number for number, name in enumerate(classes)}
-    images = read_splits(files, config.image_size)
-    return {name: (images[name], torch.tensor([index[n] for n in used])) for name, used in names.items()}, classes
+    images, value_range = read_splits(files, config.image_size)
+    labels = {name: torch.tensor([index[n] for n in used]) for name, used in names.items()}
+    return {name: (images[name], labels[name]) for name in files}, {"classes": classes, "value_range": value_range}
 
 
 def read_cifar10(config: Config) -> Found:
@@ -82,7 +90,7 @@ def read_cifar10(config: Config) -> Found:
     images = {name: torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for name, part in parts.items()}
     resized = {name: Resized(x, config.image_size) if config.image_size else x for name, x in images.items()}
     found = {name: (resized[name], torch.tensor(part.targets)) for name, part in parts.items()}
-    return found, parts["train"].classes
+    return found, {"classes": parts["train"].classes}
 
 
 def make_synthetic(config: Config) -> Found:
@@ -97,7 +105,7 @@ def make_synthetic(config: Config) -> Found:
         stripes = torch.where((labels % 2 == 0).view(-1, 1, 1, 1), stripes, stripes.mT)
         noise = torch.randn(stripes.shape, generator=generator)
         found[name] = (128 + 60 * stripes + 40 * noise).clamp(0, 255).byte(), labels
-    return found, [f"{1 + number // 2} {('vertical', 'horizontal')[number % 2]}" for number in range(10)]
+    return found, {"classes": [f"{1 + number // 2} {('vertical', 'horizontal')[number % 2]}" for number in range(10)]}
 
 
 SOURCES = {"cifar10": read_cifar10, "synthetic": make_synthetic}
@@ -105,4 +113,4 @@ SOURCES = {"cifar10": read_cifar10, "synthetic": make_synthetic}
 
 def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
     """For predict.py: batches of names and images (B, 3, S, S), from files, folders and arrays."""
-    return crop_batches(inputs, meta["image_size"], batch_size)
+    return crop_batches(inputs, meta, batch_size)

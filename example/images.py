@@ -1,41 +1,48 @@
-"""Image files: which there are, and decoding them; a file that cannot be read is named in one line."""
+"""Decoding image files to RGB with 8 bits; a file that cannot be read is named in one line."""
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
-from engine.data.arrays import file_inputs
 from engine.runtime.errors import UserError
+from image_files import read_heif
 
-IMAGE_TYPES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FITS_INTO_MEMORY = 2**31  # bytes of decoded images that are kept; more are decoded again in every epoch
+MOST_PIXELS = 178_956_970  # of an image; a small file can claim more than a machine has memory for
+LOOKED_AT = 500  # files from which sizes and ranges of values are taken
+SPREAD = (0.001, 0.999)  # quantiles of the values in deep images that become 0 and 255
+
+Image.MAX_IMAGE_PIXELS = None  # `opened` checks it, with a message that says what to do
+read_heif()
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# What turns an image upright, by its EXIF orientation; 1 and anything else is upright already.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# The values that become 0 and 255 in images with more than 8 bits per pixel, the same for all of a data set.
+ValueRange = list[float]
 
 
-def find_images(path: Path) -> list[Path]:
-    """The image files in a folder and below, without hidden ones, or the file itself; a UserError for neither."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    if path.is_file():
-        return [path]
-    found: list[Path] = []
-    for folder, folders, names in os.walk(path, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files = [Path(folder, name) for name in names if not name.startswith(".")]
-        found += [file for file in files if file.suffix.lower() in IMAGE_TYPES]
-    return sorted(found)
-
-
-def image_files(inputs: Sequence[Any]) -> list[Path]:
-    """The image files among inputs of a prediction: those that are named, and those in folders."""
-    return [file for path in file_inputs(inputs) for file in find_images(path)]
+# ---- reading a file ----
 
 
 @contextmanager
@@ -43,24 +50,148 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """The image in a file; whatever Pillow raises on a bad one becomes a UserError that names the file."""
     try:
         with Image.open(path) as image:
+            if math.prod(image.size) > MOST_PIXELS:
+                raise UserError(
+                    f"image {path} has {image.width:,} x {image.height:,} pixels, more than {MOST_PIXELS:,}; if it is "
+                    "meant to, raise MOST_PIXELS in images.py, else repair or remove it"
+                )
             yield image
     except UserError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {path} cannot be read ({error}); repair or remove it") from error
+    except Exception as error:  # broken files raise almost anything: OSError, SyntaxError, struct.error, KeyError ...
+        raise UserError(f"image {path} cannot be read ({one_line(error)}); repair or remove it") from error
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, or its kind if it says nothing, in a line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 if there is none that makes sense."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF says nothing about the pixels
+        return 1
+    return found if found in TURNS else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an image after the rotation that its EXIF orientation asks for."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (image.height, image.width) if turned else image.size
+    return (image.height, image.width) if orientation(image) >= 5 else image.size
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image upright, in RGB with 8 bits per channel; 16 bits are scaled down to them."""
-    if image.mode.startswith("I"):
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    return ImageOps.exif_transpose(image).convert("RGB")
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image has one channel with more than 8 bits: 16 or 32, or floats."""
+    return image.mode.startswith(("I", "F"))
+
+
+def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
+    """The image upright, in RGB with 8 bits per channel, on white where it is transparent.
+
+    Args:
+        image: of any mode.
+        value_range: the values of deep images that become 0 and 255.
+
+    Raises:
+        UserError: a deep image, and no range to scale it by.
+    """
+    turn = TURNS.get(orientation(image))
+    upright = image if turn is None else image.transpose(turn)
+    if is_deep(upright):
+        if value_range is None:
+            raise UserError(
+                f"the image {getattr(image, 'filename', '')} has more than 8 bits per pixel, unlike the others; "
+                "convert it, or all of them, to the same mode"
+            )
+        return Image.fromarray(scaled(np.asarray(upright), value_range)).convert("RGB")
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return upright.convert("RGB")
+
+
+def scaled(values: Any, value_range: ValueRange) -> Any:
+    """Numbers of any type as uint8: the range becomes 0 to 255, what is beyond is cut, NaN is 0."""
+    low, high = value_range
+    bytes_ = (values.astype(np.float64) - low) * (255 / (high - low))
+    return np.nan_to_num(bytes_, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round().astype(np.uint8)
+
+
+# ---- looking at many files ----
+
+
+class Survey(NamedTuple):
+    """What some files of a data set have in common."""
+
+    sizes: list[tuple[int, int]]  # widths and heights
+    value_range: ValueRange | None  # of the deep ones; None without any
+
+
+class Look(NamedTuple):
+    """What one file is."""
+
+    size: tuple[int, int]
+    deep: bool
+    frames: int
+    deep_colours: bool  # 16 bits in each of three channels, of which Pillow keeps the upper 8
+
+
+def look_at(path: Path) -> Look:
+    """Reads what the first bytes of an image file say."""
+    with opened(path) as image:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's second one is a preview
+        tiles: Any = getattr(image, "tile", [])  # how the pixels are stored
+        deep_colours = image.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in tiles)
+        return Look(upright_size(image), is_deep(image), frames, deep_colours)
+
+
+def survey(paths: Sequence[Path]) -> Survey:
+    """Looks at up to 500 of the files, and says in a line what is special about them."""
+    looked_at = paths[:: -(-len(paths) // LOOKED_AT)]
+    looks = dict(zip(looked_at, in_threads(look_at, looked_at), strict=True))
+    of_how_many = f"of {len(looks):,} images that were looked at"
+    if moving := [path for path, look in looks.items() if look.frames > 1]:
+        print(f"note: {len(moving):,} {of_how_many} have several frames or pages, as {moving[0]}: the first is used")
+    if deep_colours := [path for path, look in looks.items() if look.deep_colours]:
+        print(f"note: {len(deep_colours):,} {of_how_many} have 16 bits per colour, as {deep_colours[0]}: 8 are used")
+    deep = [path for path, look in looks.items() if look.deep]
+    value_range = values_in(deep) if deep else None
+    if value_range:
+        low, high = value_range
+        print(
+            f"note: {len(deep):,} {of_how_many} have more than 8 bits, as {deep[0]}: {low:g} to {high:g} are 0 to 255"
+        )
+    return Survey([look.size for look in looks.values()], value_range)
+
+
+def values_in(paths: Sequence[Path]) -> ValueRange:
+    """The range of nearly all values in deep images."""
+    values = np.concatenate(in_threads(some_values, paths))
+    low, high = np.quantile(values, SPREAD) if len(values) else (0.0, 1.0)
+    return [float(low), float(high) if high > low else float(low) + 1]
+
+
+def some_values(path: Path) -> Any:
+    """Up to about ten thousand finite values from all over a deep image."""
+    with opened(path) as image:
+        values = np.asarray(image).astype(np.float64).flatten()
+        values = values[:: len(values) // 10_000 + 1]
+        return values[np.isfinite(values)]
+
+
+def median_shorter_side(sizes: Iterable[tuple[int, int]]) -> int:
+    """The median of the shorter sides of images of these widths and heights, in pixels."""
+    return median_low(map(min, sizes))
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """What the function makes of each item; in threads, since decoding releases the interpreter lock."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(function, items))
+
+
+# ---- tensors ----
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -82,14 +213,3 @@ def check_images(x: Tensor) -> None:
                 f"images have values from {low:g} to {high:g}, not bytes from 0 to 255, which the network standardises "
                 "itself; multiply by 255, or leave out what normalised them"
             )
-
-
-def in_threads(function: Any, items: Sequence[Any]) -> list[Any]:
-    """What the function makes of each item; in threads, since decoding releases the interpreter lock."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(function, items))
-
-
-def median_shorter_side(sizes: Iterable[tuple[int, int]]) -> int:
-    """The median of the shorter sides of images of these widths and heights, in pixels."""
-    return median_low(map(min, sizes))
