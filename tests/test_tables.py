@@ -346,6 +346,7 @@ def test_booleans_are_numbers_however_they_are_written(tmp_path: Path) -> None:
         (["1/2/20 3:04 PM", "2/13/20 11:00 AM"], ["2020-01-02T15:04", "2020-02-13T11:00"]),
         (["5 Jan 2020", "17 Mar 2021"], ["2020-01-05", "2021-03-17"]),
         (["January 5, 2020", "March 17, 2021"], ["2020-01-05", "2021-03-17"]),
+        (["5 May 2020", "17 May 2021"], ["2020-05-05", "2021-05-17"]),
         (["2020年1月5日", "2021年3月17日"], ["2020-01-05", "2021-03-17"]),
     ],
 )  # fmt: skip
@@ -372,6 +373,11 @@ def test_the_parts_of_dates_that_vary_are_features(tmp_path: Path) -> None:
     )
 
 
+def test_numbers_of_parts_are_no_dates(tmp_path: Path) -> None:
+    [column], _ = described("a;y", "1001-1;1", "1001-2;2", "1002-1;3", folder=tmp_path)
+    assert column == {"name": "a", "values": ["1001-1", "1001-2", "1002-1"]}
+
+
 def test_days_that_may_be_months_are_read_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [column], _ = described("a;y", "1/2/2020;1", "3/4/2020;2", folder=tmp_path)
     assert column == {"name": "a", "values": ["1/2/2020", "3/4/2020"]}
@@ -388,7 +394,7 @@ def test_what_was_found_and_what_was_left_out_is_printed(tmp_path: Path, capsys:
     described(*lines, folder=tmp_path)
     assert capsys.readouterr().out.splitlines() == [
         "numbers (2): n (2 missing), price (commas between thousands, in €)",
-        "categories (2): zip (2 values), k (2 values, 1 missing)",
+        "categories (2): zip (2 values, codes with leading zeros), k (2 values, 1 missing)",
         "dates (1): d (2020-01-13 to 2020-01-24, read as %m/%d/%Y)",
         "left out (4): id (an id: another whole number in every row), name (12 different texts), same ('x' in every "
         "row), none",

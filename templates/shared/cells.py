@@ -217,14 +217,19 @@ def read_dates(cells: Cells, format: str) -> np.ndarray:
 def date_formats(cells: Cells) -> list[str]:
     """The formats in which a column is dates: none, one, or two, if days cannot be told from months.
 
-    A format counts if most cells are dates in it, so that a few that are none can be named.
+    A format counts if most cells are dates in it, of the years 1600 to 2299, since 1001-1 is rather a number of a part;
+    the few cells that are none are mistakes.
     """
     if isinstance(cells, np.ndarray):
         return ["ISO8601"] if cells.dtype.kind == "M" else []
     distinct = [cell for cell in dict.fromkeys(cells) if cell.lower() not in MISSING]
-    counts = {format: int((~np.isnat(read_dates(distinct, format))).sum()) for format in formats_of(distinct[:5])}
-    most = max(counts.values(), default=0)
-    return [format for format, count in counts.items() if count == most > len(distinct) / 2]
+    found: dict[bytes, tuple[str, int]] = {}  # by dates: in May, %b and %B are the same
+    for format in formats_of(distinct[:5]):
+        dates = read_dates(distinct, format)
+        likely = (dates >= np.datetime64("1600")) & (dates < np.datetime64("2300"))
+        found.setdefault(dates.tobytes(), (format, int(likely.sum())))
+    most = max((count for _, count in found.values()), default=0)
+    return [format for format, count in found.values() if count == most > len(distinct) / 2]
 
 
 def date_parts(dates: np.ndarray, first: str) -> dict[str, np.ndarray]:

@@ -132,7 +132,8 @@ def describe_known(
     gaps = bool(is_missing[rows].any())
     if are_booleans(cells):
         return describe_numbers({"name": name, "boolean": True}, read_booleans(cells)[rows], gaps)
-    if not are_codes(cells):
+    is_code = are_codes(cells)
+    if not is_code:
         numbers, style = read_numbers(cells, likely)
         if are_all(table, name, is_missing | ~np.isnan(numbers), "numbers", at_least=20):
             for row in np.flatnonzero(np.isinf(numbers))[:1]:
@@ -152,7 +153,8 @@ def describe_known(
         elif formats:
             print(f"column {name!r} may have day/month or month/day: it is read as text; write dates as 2020-12-31")
     texts = as_texts(cells)
-    return describe_texts(name, [texts[row] for row in rows if not is_missing[row]], gaps)
+    column, note = describe_texts(name, [texts[row] for row in rows if not is_missing[row]], gaps)
+    return column, note + ", codes with leading zeros" * is_code
 
 
 def are_all(table: Table, name: str, good: np.ndarray, kind: str, at_least: int = 0) -> bool:
