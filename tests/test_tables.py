@@ -156,13 +156,13 @@ CSV = b"a,b\n1,x\n2.5,y\n"
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("t.csv.gz", gzip.compress(CSV)),
+        ("t.csv.gz", gzip.compress(CSV, mtime=0)),
         ("t.csv.bz2", bz2.compress(CSV)),
         ("t.csv.xz", lzma.compress(CSV)),
         ("t.zip", zipped(CSV, "inside.csv")),
-        ("named_wrongly.csv", gzip.compress(CSV)),
+        ("named_wrongly.csv", gzip.compress(CSV, mtime=0)),
         ("t.jsonl", b'{"a": 1, "b": "x"}\n\n{"b": "y", "a": 2.5}\n'),
-        ("t.jsonl.gz", gzip.compress(b'{"a": 1, "b": "x"}\n{"b": "y", "a": 2.5}')),
+        ("t.jsonl.gz", gzip.compress(b'{"a": 1, "b": "x"}\n{"b": "y", "a": 2.5}', mtime=0)),
         ("t.json", b'[{"a": 1, "b": "x"}, {"a": 2.5, "b": "y"}]'),
         ("t.json", b'{"a": {"0": 1, "1": 2.5}, "b": {"0": "x", "1": "y"}}'),
         ("t.data", CSV),
@@ -723,7 +723,7 @@ def good_files() -> dict[str, bytes]:
         "t.jsonl": "\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in cells).encode(),
         "t.json": json.dumps([dict(zip(names, row, strict=True)) for row in cells]).encode(),
     }
-    found |= {"t.csv.gz": gzip.compress(found["t.csv"]), "t.zip": zipped(found["t.csv"], "t.csv")}
+    found |= {"t.csv.gz": gzip.compress(found["t.csv"], mtime=0), "t.zip": zipped(found["t.csv"], "t.csv")}
     for name, make in (
         ("t.xlsx", lambda: xlsx([names, *cells])),
         ("t.parquet", lambda: parquet(dict(zip(names, map(list, zip(*cells, strict=True)), strict=True)))),
