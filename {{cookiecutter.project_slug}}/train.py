@@ -11,6 +11,7 @@ sys.dont_write_bytecode |= "--smoke" in sys.argv  # a smoke run leaves no files,
 from config import Config  # noqa: E402
 from engine import settings  # noqa: E402
 from engine.runtime.command_line import command_line  # noqa: E402
+from engine.runtime.errors import UserError  # noqa: E402
 
 
 def train(argv: list[str]) -> None:
@@ -50,7 +51,10 @@ def train(argv: list[str]) -> None:
                 trainer.print_best_metrics()
                 trainer.print_final_lr()
                 used = on_rank_0(settings.load, Config(), folder / "config.json")
-                trainer.record_result(asdict(used), trainer.test())
+                try:
+                    trainer.record_result(asdict(used), trainer.test())
+                except UserError as error:
+                    raise UserError(f"{error}; the training is complete, and --resume auto tests it then") from error
             seconds, losses = time.perf_counter() - began, trainer.logged_losses
             print(console.smoke_line(losses, seconds) if config.smoke else console.end_lines(folder, seconds))
 

@@ -705,7 +705,10 @@ class Trainer:
         """Loads best.pth and returns its scores on the test set; without a test set it only draws, and returns none."""
         best, split = Path(self.ckpt_dir) / "best.pth", "test" if len(self.test_loader) else "eval"
         draws = self.config.pictures != "none" and self._overrides("draw")
-        if not on_rank_0(best.exists) or not (draws or split == "test"):
+        if not (draws or split == "test"):
+            return {}
+        if not on_rank_0(best.exists):
+            print(f"there is no {best} to test")
             return {}
         self.load_state(best, optim=False)
         scores = self.evaluate(loader := self.test_loader if split == "test" else self.eval_loader)
@@ -820,7 +823,7 @@ class Trainer:
     def print_best_metrics(self) -> None:
         """Prints the scores of the best epoch, and the best value that each score has reached in any epoch."""
         if not self.best_metric:
-            print(f"no epoch is the best: {self.key_metric} or the loss was NaN or inf in every one; no best.pth")
+            print(f"no epoch is the best: {self.key_metric} or the loss was NaN or inf, or best.pth is gone")
             return
         print(f"best epoch {self.best_epoch} (by {self.key_metric})")
         for name, value in self.best_metric.items():

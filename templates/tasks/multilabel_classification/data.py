@@ -16,6 +16,7 @@ from crops import crop_batches, read_splits
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
+from image_files import note_shared_files
 from tables import Table, find_tables, read_table, with_targets
 
 # By split, images (N, 3, S, S) and labels (N, L), 0.0 or 1.0; for prediction, the names of the labels and more; and
@@ -73,6 +74,7 @@ def read_folder(config: Config) -> Found:
             if places.setdefault(file, table.place(row)) != table.place(row):
                 raise UserError(f"{table.place(row)}: {file.name} is in {places[file]} already; an image has one row")
     targets = {name: read_labels(table, labels) for name, table in tables.items()}
+    note_shared_files(files)
     images, value_range = read_splits(files, config.image_size)
     meta = {"labels": labels, "value_range": value_range}
     return {name: (images[name], targets[name]) for name in files}, meta, test_fraction

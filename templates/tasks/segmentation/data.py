@@ -15,7 +15,7 @@ from engine.data.arrays import array_batches
 from engine.data.splits import Split, choose_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
-from image_files import find_images, image_files, split_folders
+from image_files import find_images, image_files, note_shared_files, split_folders
 from images import (
     FITS_INTO_MEMORY,
     ValueRange,
@@ -27,7 +27,7 @@ from images import (
     to_tensor,
     upright_size,
 )
-from masks import Coding, MaskLook, coding_of, hexadecimal, look_at_mask
+from masks import MOST_COLOURS, Coding, MaskLook, coding_of, hexadecimal, look_at_mask
 
 Pair = tuple[Tensor, Tensor]  # an image, uint8 (3, H, W), and its mask, uint8 class indices (H, W)
 # By split, pairs, and their heights and widths; and, for prediction, the names of the classes and more.
@@ -171,6 +171,7 @@ def read_folder(config: Config) -> Found:
     if not (folders["train"] / "images").is_dir():
         raise UserError(f"--data {root}: neither {root / 'train' / 'images'} nor {root / 'images'} is a folder")
     files = {name: find_pairs(folder) for name, folder in folders.items()}
+    note_shared_files({name: [image for image, _ in pairs] for name, pairs in files.items()})
     everything = [pair for pairs in files.values() for pair in pairs]
     looks = dict(zip([mask for _, mask in everything], in_threads(look_at_pair, everything), strict=True))
     coding = coding_of({mask: look for mask, (_, look) in looks.items()}, config.ignore_index)
@@ -219,6 +220,11 @@ def check_classes(root: Path, found: dict[str, dict[Path, set[int]]], coding: Co
         raise UserError(
             f"the masks in {root} have the numbers {shown}, beside {ignored}, which is ignored; they must "
             "be 0, 1, 2 ... without a gap, two or more (or named in classes.txt), and every split has some"
+        )
+    if not names and len(in_train) > MOST_COLOURS:
+        raise UserError(
+            f"the masks in {root} have {len(in_train)} different numbers, as masks with blurred edges have; give each "
+            "pixel the number of its class, or name the classes in classes.txt"
         )
     if not names:
         names = list(map(hexadecimal, coding.classes)) if coding.by_colour else [str(c) for c in sorted(in_train)]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import nn
@@ -86,6 +86,8 @@ def restore(trainer: Resumable, state: dict[str, Any], path: str | Path, optim: 
             continue. Nothing was changed.
     """
     check_task(state, trainer.task_type, path)
+    if optim:
+        check_same_data(state, trainer, path)
     check_network(state, trainer.model_list, path)
     if optim:
         check_continues(state, trainer, path)
@@ -114,8 +116,8 @@ def use_later_best(trainer: Resumable, path: Path) -> None:
     other settings its scores may differ, and then `best_metric` must still be that of the file.
     """
     epoch, scores = on_rank_0(best_epoch_in, path)
-    if epoch is None:
-        print(f"{path} is damaged; the next epoch writes it again")
+    if epoch is None or not epoch and trainer.best_metric:
+        print(f"{path} is {'damaged' if epoch is None else 'gone'}; the next epoch writes it again")
         trainer.best_metric = {}
     elif epoch > trainer.epoch - (trainer.epoch_step > 0):
         trainer.best_epoch, trainer.best_metric = epoch, scores
@@ -184,15 +186,40 @@ def check_continues(state: Mapping[str, Any], trainer: Resumable, path: str | Pa
         raise UserError(f"{path} lacks {', '.join(missing)}: another version of the engine wrote it; start a new run")
     if state["epoch"] > trainer.epochs:
         raise UserError(f"{path} has {state['epoch']} epochs behind it; epochs is {trainer.epochs}, set it to more")
+
+
+def check_same_data(state: Mapping[str, Any], trainer: Resumable, path: str | Path) -> None:
+    """Raises a UserError that names the difference if the state is of a run with other settings or other data."""
     settings.check_same_run(state.get("config", {}), trainer.config, path)
+    if "data" not in state:
+        return
     there, here = {**state["meta"], **state["data"]}, {**trainer.meta, **trainer.data_sizes()}
-    for name in sorted(there.keys() | here.keys()):
-        if not alike(there.get(name), here.get(name)):
-            what = f"{there[name]:,} {name}, not {here[name]:,}" if name in state["data"] else f"{name!r} differs"
-            raise UserError(f"{path} was trained on other data: {what}; give the same, or start a new run")
+    differing = [name for name in here if not alike(there.get(name), here[name])]
+    differing += [name for name in there if name not in here]
     known = state.get("sample_means")  # earlier versions have not saved them
-    if known and trainer.sample_means and not alike(known, trainer.sample_means):
-        raise UserError(f"{path} was trained on other data: its samples differ; give the same, or start a new run")
+    if not differing and not (known and trainer.sample_means and not alike(known, trainer.sample_means)):
+        return
+    # Sizes and names first: a person knows them, unlike means.
+    differing.sort(key=lambda name: (name not in state["data"], not is_names(here.get(name)), name))
+    what = difference(differing[0], there, here) if differing else "its samples differ"
+    raise UserError(f"{path} was trained on other data: {what}; give the same, or start a new run")
+
+
+def is_names(value: Any) -> TypeGuard[list[str]]:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def difference(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """How a number, a list of names or another value differs, in words."""
+    before, now = there.get(name), here.get(name)
+    if is_names(before) and is_names(now) and set(before) != set(now):
+        new, gone = ([repr(n) for n in one if n not in other] for one, other in ((now, before), (before, now)))
+        words = [f"{', '.join(names[:5])} {word}" for names, word in ((new, "new"), (gone, "gone")) if names]
+        return f"{name}: {' and '.join(words)}"
+    if type(before) is int and type(now) is int:
+        return f"{before:,} {name}, not {now:,}"
+    return f"{name!r} differs"
 
 
 def check_plain(value: Any, name: str) -> None:

@@ -24,6 +24,9 @@ def command_line(main: Callable[[list[str]], None]) -> None:
     The exit status is 0, or 1 after a UserError or a wrong flag, which end in one line, or 128 plus the signal's number
     after a signal (Ctrl-C: 130). Any other exception keeps its traceback.
     """
+    for name in ("stdout", "stderr"):  # there is none for a daemon, or under pythonw
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
     for stream in (sys.stdout, sys.stderr):  # a character that the console cannot show must not end the program
         getattr(stream, "reconfigure", dict)(errors="backslashreplace")
     if os.environ.get("NO_COLOR"):
