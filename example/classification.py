@@ -1,5 +1,6 @@
 """Classes: metrics from the confusion matrix over a whole data set, its picture, and a table of predicted classes."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ def describe_classes(counts: Mapping[str, Sequence[int]], splits: Sequence[str])
     shown = ordered if len(ordered) <= 10 else [ordered[0], ordered[-1]]
     named = [f"{name} {' + '.join(f'{count:,}' for count in counts[name])}" for name in shown]
     what = "classes" if len(ordered) <= 10 else f"largest and smallest of {len(ordered)} classes"
-    return f"{what} ({' + '.join(splits)}): {', '.join(named)}"
+    alike = [name for name, others in Counter(map(str.casefold, counts)).items() if others > 1]
+    note = f"; by case alone differ those called {', '.join(alike)}" if alike else ""
+    return f"{what} ({' + '.join(splits)}): {', '.join(named)}{note}"
 
 
 class ConfusionMetric:

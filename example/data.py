@@ -16,7 +16,7 @@ from engine.data.splits import Split, make_splits, sizes_of
 from engine.distributed.process_group import rank_0_first
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
-from image_files import find_images, split_folders, visible_folders
+from image_files import find_images, note_shared_files, split_folders, visible_folders
 
 # By split, images (N, 3, S, S) and class indices (N,); and, for prediction, the names of the classes and more.
 Found = tuple[dict[str, tuple[Any, Tensor]], dict[str, Any]]
@@ -69,6 +69,7 @@ def read_folder(config: Config) -> Found:
             raise UserError(f"{folders[name]} has {unknown}; it needs images in the folders that train has")
     if empty := [path.name for path in visible_folders(folders["train"]) if path.name not in classes]:
         print(f"note: no images are in {', '.join(empty)}, which are no classes therefore")
+    note_shared_files(files)
     index = {name: number for number, name in enumerate(classes)}
     images, value_range = read_splits(files, config.image_size)
     labels = {name: torch.tensor([index[n] for n in used]) for name, used in names.items()}

@@ -1,7 +1,8 @@
 """Which image files there are: folders of splits, files in them, and a line about what is left out."""
 
+import filecmp
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,9 @@ IMAGE_TYPES = {
 FORMATS = ("AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")  # whose first bytes no text has
 HEIF_TYPES = {".heic", ".heics", ".heif", ".hif"}  # read by pillow-heif, if that is installed
 MOST_NAMED = 5  # of the files that are left out
+COMPARED = 1000  # files of val and of test that are looked for in train
+# What systems and editors put beside images; hidden are also all names that begin with a point.
+NOT_OURS = ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "#recycle", "lost+found")
 
 
 def find_images(path: Path) -> list[Path]:
@@ -47,6 +51,11 @@ def find_images(path: Path) -> list[Path]:
     return sorted(images)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is none of the person's."""
+    return name.startswith(".") or name in NOT_OURS
+
+
 def files_below(path: Path) -> Iterator[tuple[Path, str]]:
     """Every file in a folder and below that is not hidden, and why it cannot be read, if that is clear from here."""
     unreadable: list[Path] = []
@@ -56,13 +65,13 @@ def files_below(path: Path) -> Iterator[tuple[Path, str]]:
         here = os.path.realpath(folder)
         for name in sorted(folders):
             below = Path(folder, name)
-            if name.startswith("."):
+            if is_hidden(name):
                 folders.remove(name)
             elif below.is_symlink() and Path(here).is_relative_to(os.path.realpath(below)):
                 folders.remove(name)
                 yield below, "links to a folder around them"
         for name in names:
-            if not name.startswith("."):
+            if not is_hidden(name):
                 file = Path(folder, name)
                 yield file, "" if file.exists() else "links to nothing"
     yield from ((below, "folders that may not be read") for below in unreadable)
@@ -104,7 +113,7 @@ def image_files(inputs: Sequence[Any]) -> list[Path]:
 
 def visible_folders(root: Path) -> list[Path]:
     """The folders in a folder, without hidden ones."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
 def split_folders(root: Path, inside: Sequence[str] = ()) -> dict[str, Path]:
@@ -141,7 +150,31 @@ def split_folders(root: Path, inside: Sequence[str] = ()) -> dict[str, Path]:
 
 
 def note_like_splits(folders: Sequence[Path]) -> None:
-    """Says which folders are taken for something else though they are called like splits."""
+    """Says which folders are taken for something else though they are called like splits; a UserError for all."""
     words = tuple(name for names in SPLIT_NAMES.values() for name in names)
-    if alike := [path.name for path in folders if path.name.lower().startswith(words)]:
+    alike = [path.name for path in folders if path.name.lower().startswith(words)]
+    if len(alike) > 1 and len(alike) == len(folders):
+        raise UserError(
+            f"{folders[0].parent} has the folders {', '.join(alike)}, which are called like splits; the names of splits "
+            f"are {', '.join(SPLIT_NAMES)}, with a folder for each class in them"
+        )
+    if alike:
         print(f"note: {', '.join(alike)}: taken for no split; one would be called {', '.join(SPLIT_NAMES)}")
+
+
+def note_shared_files(files: Mapping[str, Sequence[Path]]) -> None:
+    """Says how many files of val and of test are in train, too, byte for byte: scores on them say too much."""
+    by_size: dict[int, list[Path]] = {}
+    for path in files["train"] if len(files) > 1 else []:
+        by_size.setdefault(path.stat().st_size, []).append(path)
+    for name in files.keys() - {"train"}:
+        looked_for = files[name][:: -(-len(files[name]) // COMPARED)]
+        shared = [(path, twin) for path in looked_for if (twin := twin_of(path, by_size.get(path.stat().st_size, [])))]
+        if shared:
+            how_many = f"{len(shared):,} of {len(looked_for):,} images of {name} that were looked for"
+            print(f"note: {how_many} are in train, too, as {shared[0][0]} and {shared[0][1]}")
+
+
+def twin_of(path: Path, others: Sequence[Path]) -> Path | None:
+    """The first of the other files that has the same bytes; None without any."""
+    return next((other for other in others if filecmp.cmp(path, other, shallow=False)), None)

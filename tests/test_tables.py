@@ -394,11 +394,11 @@ def test_what_was_found_and_what_was_left_out_is_printed(tmp_path: Path, capsys:
     described(*lines, folder=tmp_path)
     assert capsys.readouterr().out.splitlines() == [
         "numbers (2): n (2 missing), price (commas between thousands, in €)",
-        "categories (2): zip (2 values, codes with leading zeros), k (2 values, 1 missing)",
+        "categories (2): zip (2 values, codes with leading zeros), k (2 values, 1",
+        "    missing)",
         "dates (1): d (2020-01-13 to 2020-01-24, read as %m/%d/%Y)",
-        "left out (4): id (an id: another whole number in every row), name (12 different texts), same ('x' in every "
-        "row), none",
-        "    (empty)",
+        "left out (4): id (an id: another whole number in every row), name (12 different",
+        "    texts), same ('x' in every row), none (empty)",
     ]
 
 
@@ -562,10 +562,10 @@ def test_a_single_file_gives_train_val_and_test(
     assert {name: len(split) for name, split in splits.items()} == {"train": 80, "val": 10, "test": 10}
     assert len(set(torch.cat([split.indices for split in splits.values()]).tolist())) == 100
     assert capsys.readouterr().out.splitlines() == [
-        "held out of train: val and test (--val_fraction 0.1, --test_fraction 0.1, --seed 0)",
+        "held out: val and test (--val_fraction 0.1 --test_fraction 0.1 --seed 0)",
         "numbers (2): a, b",
         "target 'y': 0 to 15.5, mean 7.85625, standard deviation 3.59965",
-        "data: 80 train, 10 val, 10 test rows, 2 features from 2 columns, target 'y'",
+        "data: 80 train, 10 val, 10 test rows, 2 features from 2 columns",
     ]
     larger, _ = regression.data.load_data(replace(config, val_fraction=0.3))
     assert torch.equal(larger["test"].indices, splits["test"].indices) and len(larger["val"]) == 30
@@ -665,7 +665,7 @@ def test_classes_are_texts_whatever_they_are_called(
     assert meta["classes"] == ["1.0", "NA", "None", "null", "rare"]
     assert {name: len(split) for name, split in splits.items()} == {"train": 34, "val": 4, "test": 4}
     assert capsys.readouterr().out.splitlines() == [
-        "held out of train: val and test (--val_fraction 0.1, --test_fraction 0.1, --seed 0)",
+        "held out: val and test (--val_fraction 0.1 --test_fraction 0.1 --seed 0)",
         "classes (train + val + test): 'NA' 9 + 1 + 1, '1.0' 8 + 1 + 1, 'None' 8 + 1 + 1, 'null' 8 + 1 + 1, "
         "'rare' 1 + 0 + 0",
         "note: classes of one text, which is in train: 'rare'",

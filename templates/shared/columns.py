@@ -99,7 +99,7 @@ def describe_columns(table: Table, target: str, rows: Sequence[int]) -> list[Col
     left_out = found.pop("left out", [])
     for kind, names in [*sorted(found.items(), key=lambda pair: -len(pair[1])), ("left out", left_out)]:
         if names:
-            print(textwrap.fill(f"{kind} ({len(names):,}): {some(names, 30, 200)}", 119, subsequent_indent="    "))
+            print(textwrap.fill(f"{kind} ({len(names):,}): {some(names, 30, 200)}", 79, subsequent_indent="    "))
     if not columns:
         raise UserError(
             f"{table.path} has no column to predict {target!r} from; left out: {some(left_out, 20, 200) or 'nothing'}"

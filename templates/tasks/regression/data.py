@@ -56,7 +56,7 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     meta |= {"width": config.width, "dropout": config.dropout}
     meta |= {} if tables["train"].named else {"names": tables["train"].names}
     number = features["train"].shape[1]
-    print(f"data: {sizes_of(splits)} rows, {number} features from {len(columns)} columns, target {target!r}")
+    print(f"data: {sizes_of(splits)} rows, {number} features from {len(columns)} columns")
     return splits, meta
 
 

@@ -162,7 +162,7 @@ def choose_splits(
     if "val" not in chosen:
         kept, rest, said = chosen["train"][1], 1.0, f"--seed {seed}"
         if test_fraction and "test" not in chosen:
-            rest, said = 1 - test_fraction, f"--test_fraction {test_fraction}, {said}"
+            rest, said = 1 - test_fraction, f"--test_fraction {test_fraction} {said}"
             if val_fraction >= rest:
                 raise UserError(
                     f"--val_fraction {val_fraction} and --test_fraction {test_fraction} leave nothing to train on; "
@@ -175,7 +175,7 @@ def choose_splits(
             raise UserError("train has too few samples to hold some out; add samples, or a val split")
         chosen |= {"train": ("train", train), "val": ("train", val)}
         held_out = " and ".join(name for name in ("val", "test") if chosen.get(name, (name,))[0] != name)
-        print(f"held out of train: {held_out} (--val_fraction {val_fraction}, {said})")
+        print(f"held out: {held_out} (--val_fraction {val_fraction} {said})")
     return {name: chosen[name] for name in ("train", "val", "test") if name in chosen}
 
 
