@@ -178,7 +178,7 @@ def test_another_task_brings_its_files_and_loses_no_edit(
     assert generate(template, "-o", "as", "task_type=regression").returncode == 0
     expected = contents(tmp_path / "as" / "demo")
     found = contents(project)
-    assert found.keys() == expected.keys() | {"images.py", "crops.py"}
+    assert found.keys() == expected.keys() | {"images.py", "crops.py", "image_files.py"}
     assert found["README.md"] == expected["README.md"] + "mine\n"
     for name, mine in (("task.py", "# mine"), ("metrics.py", "MINE = 2")):
         blocks = re.findall(r"<<<<<<< your edits\n(.*?)^=======\n(.*?)^>>>>>>>", found[name], re.M | re.S)
