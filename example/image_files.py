@@ -73,7 +73,7 @@ def files_below(path: Path) -> Iterator[tuple[Path, str]]:
         for name in names:
             if not is_hidden(name):
                 file = Path(folder, name)
-                yield file, "" if file.exists() else "links to nothing"
+                yield file, "" if file.is_file() else "links to nothing" if file.is_symlink() else "that are no files"
     yield from ((below, "folders that may not be read") for below in unreadable)
 
 
@@ -155,8 +155,8 @@ def note_like_splits(folders: Sequence[Path]) -> None:
     alike = [path.name for path in folders if path.name.lower().startswith(words)]
     if len(alike) > 1 and len(alike) == len(folders):
         raise UserError(
-            f"{folders[0].parent} has the folders {', '.join(alike)}, which are called like splits; the names of splits "
-            f"are {', '.join(SPLIT_NAMES)}, with a folder for each class in them"
+            f"{folders[0].parent} has the folders {', '.join(alike)}, which are called like splits; call them "
+            f"{', '.join(SPLIT_NAMES)}, with a folder for each class in them"
         )
     if alike:
         print(f"note: {', '.join(alike)}: taken for no split; one would be called {', '.join(SPLIT_NAMES)}")

@@ -321,6 +321,19 @@ def test_odd_orientations_are_no_turns(orientation: Any, size: tuple[int, int], 
         assert images.to_rgb(image).size == size
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_every_format_is_turned_upright_once(suffix: str, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (80, 40), "black")
+    picture.paste("white", (0, 0, 40, 40))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise: what was at the left is at the top
+    picture.save(tmp_path / f"a.{suffix}", exif=exif)
+    with images.opened(tmp_path / f"a.{suffix}") as image:
+        assert images.upright_size(image) == (40, 80)
+        upright = images.to_tensor(images.to_rgb(image))
+    assert upright.shape == (3, 80, 40) and upright[:, :36].min() > 200 and upright[:, 44:].max() < 50
+
+
 def test_a_huge_image_is_named_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "a.png")
     monkeypatch.setattr(images, "MOST_PIXELS", 300)

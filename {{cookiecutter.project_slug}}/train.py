@@ -15,7 +15,11 @@ from engine.runtime.errors import UserError  # noqa: E402
 
 
 def train(argv: list[str]) -> None:
-    """Parses the flags, builds the task, resumes if asked, trains, and tests the best epoch."""
+    """Parses the flags, builds the task, resumes if asked, trains, and tests the best epoch.
+
+    Raises:
+        UserError: something that the person can correct.
+    """
     began, config = time.perf_counter(), settings.parse(Config(), argv)
     # After the flags: importing torch takes seconds.
     from engine.checkpoint.run_folder import find_state, locked, new_run_folder

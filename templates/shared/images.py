@@ -1,6 +1,7 @@
 """Decoding image files to RGB with 8 bits; a file that cannot be read is named in one line."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ LOOKED_AT = 500  # files from which sizes and ranges of values are taken
 SPREAD = (0.001, 0.999)  # quantiles of the values in deep images that become 0 and 255
 
 Image.MAX_IMAGE_PIXELS = None  # `opened` checks it, with a message that says what to do
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of what is read all the same, such as broken metadata
 read_heif()
 
 T = TypeVar("T")
@@ -78,7 +80,8 @@ def orientation(image: Image.Image) -> int:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an image after the rotation that its EXIF orientation asks for."""
-    return (image.height, image.width) if orientation(image) >= 5 else image.size
+    # Pillow turns TIFF files by itself, and their size is that afterwards.
+    return (image.height, image.width) if orientation(image) >= 5 and image.format != "TIFF" else image.size
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -96,6 +99,7 @@ def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.I
     Raises:
         UserError: a deep image, and no range to scale it by.
     """
+    image.load()  # which turns TIFF files, and takes the orientation out of them
     turn = TURNS.get(orientation(image))
     upright = image if turn is None else image.transpose(turn)
     if is_deep(upright):

@@ -1,7 +1,7 @@
 # Data, network and optimizer
 SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 64}  # for --smoke and tests
 FORMER_VALUES: ClassVar[dict[str, Any]] = {"test_fraction": 0.0}  # of runs before there was such a setting
-data: MayChange[str] = "synthetic"  # synthetic, a table, or a folder with train.csv, and val.csv or test.csv or both
+data: MayChange[str] = "synthetic"  # synthetic, a table, or a folder with train.csv, val.csv, test.csv
 text_column: str = "text"  # name of the column with the texts; two columns need no names
 label_column: str = "label"  # name of the column with their classes
 val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val file

@@ -206,7 +206,7 @@ def check_same_data(state: Mapping[str, Any], trainer: Resumable, path: str | Pa
 
 
 def is_names(value: Any) -> TypeGuard[list[str]]:
-    """Whether a value is a list of texts."""
+    """Whether a value is a list of strings."""
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
