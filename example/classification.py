@@ -1,5 +1,6 @@
 """Classes: metrics from the confusion matrix over a whole data set, its picture, and a table of predicted classes."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from engine.monitor.figures import caption, new_figure
 
 
 def describe_classes(counts: Mapping[str, Sequence[int]], splits: Sequence[str]) -> str:
-    """How many samples each class has in each split, in a line; of more than ten classes the two extremes.
+    """How many samples each class has in each split, in lines of 79 characters; of more than ten the two extremes.
 
     Args:
         counts: by class, a number for each split.
@@ -23,7 +24,8 @@ def describe_classes(counts: Mapping[str, Sequence[int]], splits: Sequence[str])
     what = "classes" if len(ordered) <= 10 else f"largest and smallest of {len(ordered)} classes"
     alike = [name for name, others in Counter(map(str.casefold, counts)).items() if others > 1]
     note = f"; by case alone differ those called {', '.join(alike)}" if alike else ""
-    return f"{what} ({' + '.join(splits)}): {', '.join(named)}{note}"
+    line = f"{what} ({' + '.join(splits)}): {', '.join(named)}{note}"
+    return textwrap.fill(line, 79, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 class ConfusionMetric:

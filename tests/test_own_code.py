@@ -213,7 +213,7 @@ def test_what_evaluation_cannot_use_is_said_before_the_first_epoch(
     with pytest.raises(UserError) as caught:
         trainer.fit(3)
     assert words in str(caught.value) and trainer.global_step == 0
-    assert [path.name for path in tmp_path.iterdir()] == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_trying_a_batch_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -666,8 +666,8 @@ def test_classes_are_texts_whatever_they_are_called(
     assert {name: len(split) for name, split in splits.items()} == {"train": 34, "val": 4, "test": 4}
     assert capsys.readouterr().out.splitlines() == [
         "held out: val and test (--val_fraction 0.1 --test_fraction 0.1 --seed 0)",
-        "classes (train + val + test): 'NA' 9 + 1 + 1, '1.0' 8 + 1 + 1, 'None' 8 + 1 + 1, 'null' 8 + 1 + 1, "
-        "'rare' 1 + 0 + 0",
+        "classes (train + val + test): 'NA' 9 + 1 + 1, '1.0' 8 + 1 + 1, 'None' 8 + 1 +",
+        "    1, 'null' 8 + 1 + 1, 'rare' 1 + 0 + 0",
         "note: classes of one text, which is in train: 'rare'",
         "data: 34 train, 4 val, 4 test texts in 5 classes; 0.0% are cut at 512 bytes, 1 are empty",
     ]

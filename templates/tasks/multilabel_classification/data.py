@@ -1,5 +1,6 @@
 """Images with any number of labels each: from files to data set splits, for training and prediction."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     meta |= backbone_meta(splits["train"], config)
     counts = {name: int(count) for name, count in zip(meta["labels"], found["train"][1].sum(0), strict=True)}
     print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels with {len(counts)} labels")
-    print("labels in train, before any are held out: " + ", ".join(f"{n} {c:,}" for n, c in counts.items()))
+    line = "labels of all training images: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    print(textwrap.fill(line, 79, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
     augmented = AugmentedSplit(splits["train"], config.seed, config.shift_fraction, config.flip)
     return splits | {"train": augmented}, meta
 
