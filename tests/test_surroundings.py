@@ -341,8 +341,8 @@ def test_a_module_s_own_train_method_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("epochs", "note"),
     [
-        (1, "note: the warm-up takes 0.25 epochs, since the run has 1 epoch; see --warm_up_epochs"),
-        (3, "note: the warm-up takes 0.75 epochs, since the run has 3 epochs; see --warm_up_epochs"),
+        (1, "note: a warm-up of 0.25 epochs, since the run has 1; see --warm_up_epochs"),
+        (3, "note: a warm-up of 0.75 epochs, since the run has 3; see --warm_up_epochs"),
         (4, ""),
     ],
 )
@@ -354,7 +354,7 @@ def test_the_default_warm_up_suits_short_runs(
     assert trainer.warm_up_epochs == min(1, epochs / 4)
     assert trainer.timeline().warm_up_updates == round(10 * min(1, epochs / 4))
     trainer.fit(epochs)
-    assert [line for line in capsys.readouterr().out.splitlines() if "warm-up" in line] == [note] * bool(note)
+    assert [line for line in capsys.readouterr().out.splitlines() if "a warm-up" in line] == [note] * bool(note)
 
 
 def test_a_warm_up_that_was_asked_for_is_refused_if_it_is_too_long(tmp_path: Path) -> None:
