@@ -175,7 +175,9 @@ class Timeline:
         """What was shortened to suit a short run, in a line; empty for nothing."""
         if self.config.warm_up_mode == "none" or self.config.warm_up_epochs is not None or self.warm_up_epochs == 1:
             return ""
-        return f"note: a warm-up of {self.warm_up_epochs:g} epochs, since the run has {self.epochs}; see --warm_up_epochs"
+        return (
+            f"note: a warm-up of {self.warm_up_epochs:g} epochs, since the run has {self.epochs}; see --warm_up_epochs"
+        )
 
     def check(self) -> None:
         """Raises a UserError for a warm-up as long as the run, or a step_size below 1."""
