@@ -198,6 +198,7 @@ def local_batches(loader: Iterable[Any], batches: Iterable[Any]) -> Iterator[Loc
         UserError: a batch that cannot be cut.
     """
     sampler = getattr(loader, "batch_sampler", None)
+    batches = iter(batches)  # now, so that no signal breaks off the start of its workers; see StopSignals.awaited
     if world_size() == 1:
         return whole_batches(batches)
     if isinstance(sampler, LocalBatchSampler):
