@@ -32,9 +32,8 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     groups = {name: labels for name, (_, labels) in found.items()}
     splits = make_splits(found, groups, config.val_fraction, config.seed)
     meta |= backbone_meta(splits["train"], config)
-    counts = [split.y[split.indices].bincount(minlength=len(meta["classes"])).tolist() for split in splits.values()]
     print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels in {len(meta['classes'])} classes")
-    print(describe_classes(dict(zip(meta["classes"], zip(*counts, strict=True), strict=True)), list(splits)))
+    print(describe_classes(meta["classes"], splits))
     augmented = AugmentedSplit(splits["train"], config.seed, config.shift_fraction, config.flip)
     return splits | {"train": augmented}, meta
 

@@ -130,9 +130,12 @@ def split_folders(root: Path, inside: Sequence[str] = ()) -> dict[str, Path]:
     """
     if not root.is_dir():
         raise UserError(f"--data {root} is no folder")
+
+    def can_be_a_split(folder: Path) -> bool:
+        return any((folder / name).is_dir() for name in inside) if inside else bool(visible_folders(folder))
+
     below = visible_folders(root)
-    of_splits = [path for path in below if any((path / name).is_dir() for name in inside) or not inside]
-    found = by_split(path for path in of_splits if inside or visible_folders(path))
+    found = by_split(filter(can_be_a_split, below))
     if not found:
         note_like_splits(below)
         return {"train": root}
@@ -140,11 +143,11 @@ def split_folders(root: Path, inside: Sequence[str] = ()) -> dict[str, Path]:
         names = ", ".join(path.name for path in found.values())
         raise UserError(f"{root} has {names} and no folder train; name the folder of the training images so")
     unused = [path for path in below if path not in found.values()]
-    for path in unused:
-        if by_split([path]):
-            wanted = " and ".join(f"{name}/" for name in inside) or "CLASS folders"
-            print(f"note: {path} is not used, since it has no {wanted}; predict.py can predict for it")
-    if others := [path.name for path in unused if not by_split([path])]:
+    called_so = [path for path in unused if by_split([path])]
+    for path in called_so:
+        wanted = " and ".join(f"{name}/" for name in inside) or "CLASS folders"
+        print(f"note: {path} is not used, since it has no {wanted}; predict.py can predict for it")
+    if others := [path.name for path in unused if path not in called_so]:
         print(f"note: not used in {root}, beside {', '.join(p.name for p in found.values())}: {', '.join(others)}")
     return found
 

@@ -14,7 +14,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from engine.runtime.errors import UserError
+from engine.runtime.errors import UserError, one_line
 from image_files import read_heif
 
 FITS_INTO_MEMORY = 2**31  # bytes of decoded images that are kept; more are decoded again in every epoch
@@ -62,11 +62,6 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # broken files raise almost anything: OSError, SyntaxError, struct.error, KeyError ...
         raise UserError(f"image {path} cannot be read ({one_line(error)}); repair or remove it") from error
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, or its kind if it says nothing, in a line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def orientation(image: Image.Image) -> int:

@@ -432,6 +432,19 @@ def test_a_table_with_nothing_to_predict_from_is_refused(tmp_path: Path) -> None
     )
 
 
+def test_equal_numbers_are_a_constant_however_they_are_rounded(tmp_path: Path) -> None:
+    values = ["14.62"] * 70  # whose standard deviation comes out as 1e-15
+    path = write(
+        tmp_path, "\n".join(["a,b,y", *(f"{value},{value if row else ''},{row}" for row, value in enumerate(values))])
+    )
+    table = read_table(path)
+    assert refusal(describe_columns, table, "y", range(1, 70)).endswith(
+        "left out: a (14.62 in every row), b (14.62 in every row)"
+    )
+    [column] = describe_columns(table, "y", range(70))
+    assert column == {"name": "b", "mean": 14.62, "std": 1.0, "missing": True}
+
+
 def test_texts_that_training_never_had_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     columns, _ = described("a,y", "x,1", "z,2", "x,3", folder=tmp_path)
     capsys.readouterr()

@@ -1,6 +1,5 @@
 """Classes: metrics from the confusion matrix over a whole data set, its picture, and a table of predicted classes."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,16 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.data.splits import Split
+from engine.monitor.console import wrapped
 from engine.monitor.figures import caption, new_figure
 
 
-def describe_classes(counts: Mapping[str, Sequence[int]], splits: Sequence[str]) -> str:
+def describe_classes(classes: Sequence[str], splits: Mapping[str, Split]) -> str:
     """How many samples each class has in each split, in lines of 79 characters; of more than ten the two extremes.
 
     Args:
-        counts: by class, a number for each split.
-        splits: the names of the splits.
+        classes: their names.
+        splits: by name, with the number of each sample's class as `y`.
     """
+    sizes = [split.y[split.indices].bincount(minlength=len(classes)).tolist() for split in splits.values()]
+    counts = dict(zip(classes, zip(*sizes, strict=True), strict=True))
     ordered = sorted(counts, key=lambda name: -counts[name][0])
     shown = ordered if len(ordered) <= 10 else [ordered[0], ordered[-1]]
     named = [f"{name} {' + '.join(f'{count:,}' for count in counts[name])}" for name in shown]
@@ -25,7 +28,7 @@ def describe_classes(counts: Mapping[str, Sequence[int]], splits: Sequence[str])
     alike = [name for name, others in Counter(map(str.casefold, counts)).items() if others > 1]
     note = f"; by case alone differ those called {', '.join(alike)}" if alike else ""
     line = f"{what} ({' + '.join(splits)}): {', '.join(named)}{note}"
-    return textwrap.fill(line, 79, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return wrapped(line)
 
 
 class ConfusionMetric:

@@ -10,7 +10,6 @@ again are left out. A description is a dict of plain values, which is saved with
 """
 
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -34,6 +33,7 @@ from cells import (
     read_dates,
     read_numbers,
 )
+from engine.monitor.console import wrapped
 from engine.runtime.errors import UserError
 from tables import Table, clipped, shortened, some
 
@@ -99,7 +99,7 @@ def describe_columns(table: Table, target: str, rows: Sequence[int]) -> list[Col
     left_out = found.pop("left out", [])
     for kind, names in [*sorted(found.items(), key=lambda pair: -len(pair[1])), ("left out", left_out)]:
         if names:
-            print(textwrap.fill(f"{kind} ({len(names):,}): {some(names, 30, 200)}", 79, subsequent_indent="    "))
+            print(wrapped(f"{kind} ({len(names):,}): {some(names, 30, 200)}"))
     if not columns:
         raise UserError(
             f"{table.path} has no column to predict {target!r} from; left out: {some(left_out, 20, 200) or 'nothing'}"
@@ -215,10 +215,12 @@ def describe_numbers(column: Column, numbers: np.ndarray, gaps: bool) -> tuple[C
         gaps: whether some are missing.
     """
     known = torch.from_numpy(numbers[~np.isnan(numbers)])
-    std = known.std(correction=0).item()
-    if not gaps and not std:
-        return {}, f"{known[0].item():g} in every row"
-    return {**column, "mean": known.mean().item(), "std": std or 1.0, "missing": gaps}, ""
+    mean, std = known.mean().item(), known.std(correction=0).item()
+    if known.min() == known.max():  # rounding can give equal numbers a deviation
+        mean, std = known[0].item(), 1.0
+        if not gaps:
+            return {}, f"{mean:g} in every row"
+    return {**column, "mean": mean, "std": std, "missing": gaps}, ""
 
 
 def describe_dates(column: Column, dates: np.ndarray, gaps: bool) -> tuple[Column, str]:
@@ -232,7 +234,7 @@ def describe_dates(column: Column, dates: np.ndarray, gaps: bool) -> tuple[Colum
     known = dates[~np.isnat(dates)]
     first, last = str(known.min()), str(known.max())
     parts = {part: torch.from_numpy(values) for part, values in date_parts(known, first).items()}
-    parts = {part: values for part, values in parts.items() if values.std(correction=0) > 0}
+    parts = {part: values for part, values in parts.items() if values.min() < values.max()}
     if not parts:
         return {}, f"{first} in every row"
     scales = {part: [values.mean().item(), values.std(correction=0).item()] for part, values in parts.items()}

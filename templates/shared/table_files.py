@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import as_cell, as_number
-from engine.runtime.errors import UserError
+from engine.runtime.errors import UserError, one_line
 
 ENDINGS = (".csv", ".tsv", ".txt", ".data", ".json", ".jsonl", ".ndjson", ".xlsx", ".parquet")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
@@ -39,11 +39,6 @@ Rows = tuple[list[list[str]], list[int]]  # cells, those of the column names fir
 
 
 # ---- bytes ----
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def ending_of(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Images with any number of labels each: from files to data set splits, for training and prediction."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from cells import read_booleans
 from config import Config
 from crops import crop_batches, read_splits
 from engine.data.splits import Split, make_splits, sizes_of
+from engine.monitor.console import wrapped
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
 from image_files import note_shared_files
@@ -42,8 +42,8 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     meta |= backbone_meta(splits["train"], config)
     counts = {name: int(count) for name, count in zip(meta["labels"], found["train"][1].sum(0), strict=True)}
     print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels with {len(counts)} labels")
-    line = "labels of all training images: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    print(textwrap.fill(line, 79, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    print(wrapped(f"labels of all training images: {listed}"))
     augmented = AugmentedSplit(splits["train"], config.seed, config.shift_fraction, config.flip)
     return splits | {"train": augmented}, meta
 

@@ -38,7 +38,8 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     groups = {name: torch.zeros(len(values)) for name, values in targets.items()}
     chosen = choose_splits(groups, config.val_fraction, config.seed, test_fraction)
     for name, (source, indices) in chosen.items():
-        if not 0 < targets[source][indices].std(correction=0) < math.inf:
+        values = targets[source][indices]
+        if values.min() == values.max() or not values.std(correction=0) < math.inf:
             way = f", a larger --{name}_fraction or a {name}.csv" if name != source else ""
             raise UserError(
                 f"{tables[source].path}: {target!r} does not vary, or too much, in the {len(indices)} rows of {name}; "

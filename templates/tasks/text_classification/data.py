@@ -48,15 +48,13 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     encoded = {split: Texts(texts, config.max_length) for split, (texts, _, _) in found.items()}
     data = {split: (encoded[split], labels[split]) for split in found}
     splits = make_splits(data, labels, config.val_fraction, config.seed, test_fraction)
-    sizes = [split.y[split.indices].bincount(minlength=len(classes)).tolist() for split in splits.values()]
-    print(describe_classes(dict(zip(map(shortened, classes), zip(*sizes, strict=True), strict=True)), list(splits)))
+    print(describe_classes(list(map(shortened, classes)), splits))
     if rare := [shortened(name) for name, count in counts.items() if count == 1]:
         print(f"note: classes of one text, which is in train: {listed(rare)}")
     empty = sum(not text for text in texts)
-    cut = f"{encoded['train'].cut:.1%} are cut at {config.max_length} bytes" + (
-        f", {empty:,} are empty" if empty else ""
-    )
-    print(f"data: {sizes_of(splits)} texts in {len(classes)} classes; {cut}")
+    cut = f"{encoded['train'].cut:.1%} are cut at {config.max_length} bytes"
+    line = f"data: {sizes_of(splits)} texts in {len(classes)} classes; {cut}"
+    print(line + (f", {empty:,} are empty" if empty else ""))
     meta = {"classes": classes, "text_column": config.text_column, "nameless": nameless}
     meta |= {name: getattr(config, name) for name in ("max_length", "width", "layers", "dropout")}
     return splits, meta

@@ -1,6 +1,7 @@
 """What a run prints: how it starts, a progress bar, a row per epoch, how it ended. log.txt: engine/logger.py."""
 
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,6 +107,11 @@ def end_lines(run_dir: Path, seconds: float) -> str:
 def smoke_line(losses: Sequence[float], seconds: float) -> str:
     """What a smoke epoch prints at its end: first and last loss, and seconds."""
     return f"smoke epoch: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {seconds:.1f} s"
+
+
+def wrapped(line: str) -> str:
+    """A long line as lines of up to 79 characters, the further ones indented; words and names stay whole."""
+    return textwrap.fill(line, 79, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def as_text(value: Any) -> str:

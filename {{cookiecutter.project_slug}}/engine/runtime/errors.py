@@ -11,3 +11,8 @@ class UserError(ValueError):
         # A DataLoader worker hands an error on with its whole traceback as the text: the message is the last line.
         name = f"{type(self).__module__}.{type(self).__qualname__}: "
         return super().__str__().strip().splitlines()[-1].removeprefix(name)
+
+
+def one_line(error: Exception) -> str:
+    """What any error says, or its kind if it says nothing, in one line for a message."""
+    return " ".join(str(error).split()) or type(error).__name__

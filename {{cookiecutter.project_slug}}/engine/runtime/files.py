@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from .errors import UserError
 
@@ -52,7 +52,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def lock_file(file: Any) -> None:
+def lock_file(file: TextIO) -> None:
     """Locks an open file until it is closed or the process ends; forked processes do not inherit the lock.
 
     Raises:
