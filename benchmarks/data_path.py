@@ -51,7 +51,9 @@ def transforms(*first: Any) -> Callable[[Any], Any]:
 def our_loader(own: Any, x: Any, count: int, shift_fraction: float, batch: int, workers: int) -> DataLoader[Any]:
     """The rendered project's loader of `count` training images, randomly cropped and flipped; `own` are its modules."""
     split = Split(x, torch.zeros(count, dtype=torch.long), torch.arange(count))
-    augmented = own.augmentation.AugmentedSplit(split, 0, shift_fraction, True)
+    config = own.config.Config(shift_fraction=shift_fraction)
+    augmentation = own.augmentation.augmentation_of(config, {"backbone": "small"})
+    augmented = own.augmentation.AugmentedSplit(split, augmentation, 0)
     return make_loaders({"train": augmented, "val": split}, batch, 0, torch.device("cpu"), workers).train
 
 
@@ -83,13 +85,14 @@ def pipelines(own: Any, pixels: torch.Tensor, folder: Path) -> dict[str, Iterabl
 
 
 def photographs(own: Any, folder: Path) -> dict[str, Iterable[Any]]:
-    """Loaders of files that do not fit into memory: photographs of 640 x 427 pixels, brought to 224."""
+    """Loaders of files that are not kept on the disk: photographs of 640 x 427 pixels, brought to 224."""
     (folder / "class").mkdir(parents=True)
     pictures = [Image.fromarray(image) for image in load_sample_images().images]
     paths = [folder / "class" / f"{number}.jpg" for number in range(PHOTOGRAPHS)]
     for number, path in enumerate(paths):
         pictures[number % len(pictures)].save(path, quality=90)
-    ours = own.crops.CropFiles(paths, 224)
+    cropping = own.crops.Cropping(224, 1.0, "bilinear", None)
+    ours = own.crops.Photographs(own.crops.ImageFiles(paths, cropping.reader()), 224)
     change = v2.Compose([v2.Resize(224), v2.RandomCrop(224, 14), v2.RandomHorizontalFlip(), v2.ToImage()])
     theirs = ImageFolder(folder, change)
     return {

@@ -48,6 +48,7 @@ class Config:
     momentum: float = 0.9
     weight_decay: float = 0.0
     clip_grad: float = 0.0
+    ema: float = 0.0
     accumulate: int = 1
     lr_scheduler_type: str = "annealing"
     eta_min: float = 0.0

@@ -125,8 +125,8 @@ def main() -> None:
         command = [sys.executable, "-B", "train.py", "--data", str(folder), "--epochs", str(epochs)]
         began = time.perf_counter()
         done = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True)
-        [line] = [line for line in done.stdout.splitlines() if line.startswith("test of epoch")]
-        scores = line.split("  ", 2)[2].replace("  ", ", ")
+        [line] = re.findall(r"^test of epoch .*(?:\n    .*)*", done.stdout, re.M)
+        scores = ", ".join(re.split(r"\s{2,}", line)[2:])
         print(f"| {make.__name__} | {make.__doc__} | {scores} | {time.perf_counter() - began:.0f} |", flush=True)
 
 

@@ -17,12 +17,13 @@ import torch
 from overhead import Worker, by_hand_fused, loss_of, mlp, seconds_per_step
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 ROOT = Path(__file__).parent.parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "{{cookiecutter.project_slug}}"))
 
-from engine.runtime.shortcuts import flag_non_finite, keep_freed_memory, lightweight  # noqa: E402
+from engine.runtime.shortcuts import flag_non_finite, keep_freed_memory, lerp_all, lightweight  # noqa: E402
 
 UPDATES = 50  # of the perceptron in a block
 BLOCKS, ROUNDS = 5, 200  # so many times these updates, for each of two ways, in every round
@@ -77,6 +78,15 @@ class Training:
         return (perf_counter() - began) / UPDATES
 
 
+def averaging(move: Callable[[list[Tensor], list[Tensor]], object]) -> Training:
+    """Training with a moving average of the weights, which `move` moves in every update."""
+    training = Training()
+    weights: list[Tensor] = list(training.parameters)
+    averages = [weight.detach().clone() for weight in weights]
+    training.begin = lambda: move(averages, weights)
+    return training
+
+
 def pairs() -> dict[tuple[str, str], tuple[Training, Training]]:
     """The public way and what replaces it, by their names."""
     flag = torch.zeros(())
@@ -95,6 +105,14 @@ def pairs() -> dict[tuple[str, str], tuple[Training, Training]]:
             Training(check=check),
         ),
         ("flag_non_finite", "no check"): (Training(check=check), Training()),
+        ("swa_utils.get_ema_multi_avg_fn", "lerp_all"): (
+            averaging(lambda averages, weights: get_ema_multi_avg_fn(0.999)(averages, weights, 0)),
+            averaging(lambda averages, weights: lerp_all(averages, weights, 0.001)),
+        ),
+        ("lerp_all", "no average"): (
+            averaging(lambda averages, weights: lerp_all(averages, weights, 0.001)),
+            Training(),
+        ),
         ("torch.manual_seed at every update", "no reseeding"): (
             Training(begin=lambda: torch.manual_seed(0)),
             Training(),

@@ -1,45 +1,56 @@
-"""Backbones, from images to a vector of features: a small network, and torchvision's with pretrained weights."""
+"""Backbones, from images to a vector of features: a small network, and pretrained ones of timm and torchvision."""
 
 import math
-from difflib import get_close_matches
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import pretrained
 from config import Config
 from engine.data.splits import Split
 from engine.runtime.errors import UserError
+from layers import Normalize
 
-IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}  # what pretrained weights expect
-FAMILIES = ("convnext", "efficientnet", "mobilenet_v3", "regnet", "resnet", "resnext", "wide_resnet")
+MOST_ENLARGED = 4  # times, by default, to the size that a pretrained network expects
+STEM_STRIDE = 8  # of the coarsest output of a stem, in pixels of the image
 
-Backbone = tuple[list[nn.Module], list[nn.Module], int]  # layers of stem and body, and the number of features
+Layers = dict[str, nn.Module]  # by name, in the order of computation
+Backbone = tuple[Layers, Layers, int]  # layers of stem and body, and the number of features
 
 
 # ---- what a backbone must know of the images ----
 
 
-def check_image_size(image_size: int, backbone: str) -> None:
-    """Raises a UserError for images too small for the network."""
-    least = 16 if backbone == "small" else 32
-    if 0 < image_size < least:
-        raise UserError(f"--image_size {image_size} is too small for the network; give {least} or more")
+def choose_backbone(config: Config, side: int) -> dict[str, Any]:
+    """The backbone's name, the size and crop of its images and, of a pretrained one, their mean and deviation.
 
-
-def backbone_meta(train: Split, config: Config) -> dict[str, Any]:
-    """What `build_backbone` needs, in plain types: settings, and statistics of the training images.
+    Args:
+        config: whose backbone "auto" is what `choose_network` in pretrained.py says.
+        side: the median shorter side of the training images, in pixels.
 
     Raises:
-        UserError: images too small for the network.
+        UserError: an unknown network, weights that are no file, or images too small.
     """
-    size = train.x[train.indices[:1]].shape[-1]
-    check_image_size(size, config.backbone)
-    meta = {"image_size": size, "backbone": config.backbone, "width": config.width}
-    meta |= {"test_time_flip": config.flip and config.test_time_flip}
-    return meta | (image_statistics(train) if config.backbone == "small" else IMAGENET)
+    chosen = pretrained.choose_network(config.backbone, config.weights, side)
+    name = chosen["backbone"]
+    chosen |= {"width": config.width, "crop_fraction": 1.0, "interpolation": "bilinear"}
+    if name == "small":
+        size = config.image_size or max(16, min(224, side))
+    else:
+        chosen |= pretrained.what_it_expects(name)
+        native = chosen["image_size"]
+        enlarged = native if chosen.pop("fixed_size") else max(32, MOST_ENLARGED * side // 32 * 32)
+        size = config.image_size or min(native, enlarged)
+    least = 16 if name == "small" else 32
+    if size < least:
+        given = "--image_size" if config.image_size else "an image size of"
+        raise UserError(f"{given} {size} is too small for the network; give --image_size {least} or more")
+    return chosen | {"image_size": size, "test_time_flip": config.flip and config.test_time_flip}
 
 
 def image_statistics(train: Split) -> dict[str, list[Any]]:
@@ -52,21 +63,6 @@ def image_statistics(train: Split) -> dict[str, list[Any]]:
 
 
 # ---- layers ----
-
-
-class Normalize(nn.Module):
-    """From uint8 images (B, 3, H, W), 0 to 255, to floats with mean 0 and standard deviation 1 in each channel."""
-
-    def __init__(self, mean: list[float], std: list[float]) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From (B, 3, H, W) to the same shape."""
-        return (x.float() - self.mean) / self.std
 
 
 class Whitening(nn.Conv2d):
@@ -114,7 +110,7 @@ def conv_block(inp: int, out: int, pool: int = 1) -> list[nn.Module]:
 # ---- networks ----
 
 
-def small(meta: dict[str, Any]) -> Backbone:
+def small(meta: Mapping[str, Any]) -> Backbone:
     """A network for images of 32 pixels (after airbench, Jordan 2024).
 
     From 64 pixels on the stem halves the image once more for every doubling of its side.
@@ -125,54 +121,117 @@ def small(meta: dict[str, Any]) -> Backbone:
     stem = [whitening, nn.GELU(), *conv_block(24, w, 2)]
     stem += [layer for _ in range(halvings - 1) for layer in conv_block(w, w, 2)]
     body = [*conv_block(w, w), *conv_block(w, 4 * w, 2), *conv_block(4 * w, 4 * w), *conv_block(4 * w, 4 * w, 2)]
-    return stem, [*body, *conv_block(4 * w, 4 * w), nn.AdaptiveMaxPool2d(1), nn.Flatten()], 4 * w
+    body += [*conv_block(4 * w, 4 * w), nn.AdaptiveMaxPool2d(1), nn.Flatten()]
+    named = [(f"layer{number}", layer) for number, layer in enumerate([*stem, *body])]
+    return dict(named[: len(stem)]), dict(named[len(stem) :]), 4 * w
 
 
-def from_torchvision(name: str, pretrained: bool) -> Backbone:
-    """One of torchvision's classifiers without its last linear layer.
+def from_timm(name: str, file: Path | None, image_size: int) -> Backbone:
+    """A network of timm without its classifier: its layers, if they are a chain, else the whole as a layer of the body.
+
+    The stem has the layers that halve the image up to three times.
+
+    Args:
+        name: of the network.
+        file: with its weights; None for random ones.
+        image_size: side of the images, in pixels.
 
     Raises:
-        UserError: not one of torchvision's, or of a family whose layers do not form a chain.
+        UserError: it takes images of another size alone.
     """
-    from torchvision import models  # here, since its import takes as long as torch's
+    fixed = pretrained.what_it_expects(name)["fixed_size"]
+    options = {"img_size": image_size} if fixed else {}
+    try:
+        network = pretrained.build_timm(name, file, num_classes=0, **options).eval()
+    except TypeError as error:  # it takes no img_size
+        raise UserError(f"--backbone {name} takes images of its own size alone; leave --image_size out") from error
+    layers = layers_of(network)
+    x = torch.linspace(-1, 1, 3 * image_size**2).view(1, 3, image_size, image_size)
+    with torch.no_grad():
+        wanted, outputs = network(x), chained([layer for _, layer in layers], x)
+    network.train()
+    if fixed or not outputs or not torch.equal(outputs[-1], wanted):
+        return {}, {"network": network}, wanted.shape[1]
+    fine = [output.dim() == 4 and STEM_STRIDE * output.shape[-1] >= image_size for output in outputs]
+    first = fine.index(False)
+    return grouped(layers[:first]), grouped(layers[first:]), wanted.shape[1]
 
-    known = [known for known in models.list_models(models) if known.startswith(FAMILIES)]
-    if name not in known:
-        near = ", ".join(get_close_matches(name, known, 3)) or "resnet18, convnext_tiny, efficientnet_b0"
-        raise UserError(f"--backbone {name} is unknown; choose small, or a torchvision network such as {near}")
-    network: Any = models.get_model(name, weights=None)
-    if pretrained:
+
+def layers_of(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The children of a network, and in place of each nn.Sequential its own: by names such as stages.0."""
+    layers: list[tuple[str, nn.Module]] = []
+    for name, child in network.named_children():
+        inner = list(child.named_children()) if type(child) is nn.Sequential else []
+        layers += [(f"{name}.{key}", layer) for key, layer in inner] or [(name, child)]
+    return layers
+
+
+def grouped(layers: list[tuple[str, nn.Module]]) -> Layers:
+    """Layers by name, those from one nn.Sequential in one again: their weights keep their names."""
+    found: dict[str, Any] = {}
+    for name, layer in layers:
+        outer, _, key = name.partition(".")
+        if key:
+            found.setdefault(outer, nn.Sequential()).add_module(key, layer)
+        else:
+            found[outer] = layer
+    return found
+
+
+def chained(layers: list[nn.Module], x: Tensor) -> list[Tensor]:
+    """The output of each layer, if each can take that of the one before; else nothing."""
+    outputs = []
+    for layer in layers:
         try:
-            weights = models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
-            network.load_state_dict(weights)
-            print(f"{name} starts with torchvision's pretrained weights")
-        except (URLError, OSError, RuntimeError) as error:
-            print(f"{name} starts with random weights: the pretrained ones cannot be downloaded ({error})")
-    *layers, last = network.children()
+            x = layer(x)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+            return []
+        if not isinstance(x, Tensor):
+            return []
+        outputs.append(x)
+    return outputs
+
+
+def from_torchvision(name: str, weights: str) -> Backbone:
+    """A classifier of torchvision without its last linear layer.
+
+    Args:
+        name: of the network.
+        weights: what it starts from: "auto" for torchvision's pretrained weights, "none", or a file.
+    """
+    network: Any = pretrained.build_torchvision(name, weights)
+    layers: list[tuple[str, Any]]
+    *layers, (end, last) = network.named_children()
     if hasattr(network, "features"):
-        layers = [*network.features, network.avgpool]
+        layers = [*pretrained.prefixed("features", network.features), ("avgpool", network.avgpool)]
     elif hasattr(network, "trunk_output"):
-        layers = [network.stem, *network.trunk_output, network.avgpool]
-    ends: list[Any] = list(last) if isinstance(last, nn.Sequential) else [last]
-    flatten = [] if any(isinstance(layer, nn.Flatten) for layer in ends) else [nn.Flatten()]
-    return layers[:1], [*layers[1:], *flatten, *ends[:-1]], ends[-1].in_features
+        stages = pretrained.prefixed("trunk_output", network.trunk_output)
+        layers = [("stem", network.stem), *stages, ("avgpool", network.avgpool)]
+    ends: list[tuple[str, Any]] = [(end, last)]
+    if isinstance(last, nn.Sequential):
+        ends = pretrained.prefixed(end, last)
+    flatten = [] if any(isinstance(layer, nn.Flatten) for _, layer in ends) else [("flatten", nn.Flatten())]
+    return dict(layers[:1]), dict([*layers[1:], *flatten, *ends[:-1]]), ends[-1][1].in_features
 
 
-def build_backbone(meta: dict[str, Any], pretrained: bool) -> tuple[nn.Module, nn.Module, int]:
+def build_backbone(meta: Mapping[str, Any], weights: str = "none") -> tuple[nn.Module, nn.Module, int]:
     """Stem and body, from uint8 images (B, 3, S, S) to features (B, F), and F.
 
     Args:
-        meta: what `backbone_meta` returned.
-        pretrained: whether a torchvision network starts with pretrained weights, if they can be downloaded.
+        meta: what `choose_backbone` and, for the small network, `image_statistics` returned.
+        weights: what the network starts from: "auto", "none" or a file; see `find_weights` in pretrained.py.
     """
     name = meta["backbone"]
-    stem, body, features = small(meta) if name == "small" else from_torchvision(name, pretrained)
-    stem = [Normalize(meta["mean"], meta["std"]), *stem]
+    if name == "small":
+        stem, body, features = small(meta)
+    elif pretrained.library_of(name) == "timm":
+        stem, body, features = from_timm(name, pretrained.find_weights(name, weights), meta["image_size"])
+    else:
+        stem, body, features = from_torchvision(name, weights)
+    first: Layers = {"normalize": Normalize(meta["mean"], meta["std"])}
     if meta["test_time_flip"]:
-        stem, body = [AppendFlipped(), *stem], [*body, MeanOverFlips()]
-    return nn.Sequential(*stem), nn.Sequential(*body), features
-
-
-def channels_last(parts: list[nn.Module]) -> list[nn.Module]:
-    """The parts with their weights in channels-last layout, in which convolutions are fastest."""
-    return [part.to(memory_format=torch.channels_last) for part in parts]  # type: ignore[call-overload]
+        first, body = {"append_flipped": AppendFlipped(), **first}, {**body, "mean_over_flips": MeanOverFlips()}
+    parts = [nn.Sequential(OrderedDict(part)) for part in (first | stem, body)]
+    if name == "small" and weights not in ("auto", "none"):
+        pretrained.load_small(parts, Path(weights))
+    return parts[0], parts[1], features

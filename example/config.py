@@ -23,16 +23,29 @@ class Config:
     data: MayChange[str] = "cifar10"  # cifar10 (downloaded into data_dir), synthetic, or a folder with train/CLASS/*
     data_dir: MayChange[str] = "data"  # folder for downloads
     val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val folder
-    image_size: NonNegative[int] = 0  # side of the square crops, in pixels; 0: the median shorter side, 224 at most
-    batch_size: Positive[int] = 128  # images per batch, over all processes
-    workers: MayChange[NonNegative[int]] = 2  # processes that decode images; none if all fit into memory
+    image_size: NonNegative[int] = 0  # side of the square crops, in pixels; 0: as the backbone and the images are
+    batch_size: Positive[int] = 128  # images per batch, over all processes; pretrained networks get 8 batches or more
+    workers: MayChange[NonNegative[int]] = 2  # processes that decode images
+    cache_gb: MayChange[NonNegative[float]] = 20.0  # 10^9 bytes on the disk for images that are decoded once; 0: none
+    cache_dir: MayChange[str] = "cache"  # folder of these, which runs share; it may be removed at any time
+    crop_area: Annotated[float, Range(above=0, at_most=1)] | None = None
+    """smallest part of an image that a random crop takes, which is then resized; 1: crops are shifted by shift_fraction
+    instead; None: 0.35 for a pretrained backbone, else 1"""
     shift_fraction: Fraction = 0.0625  # training images are padded by this part of their side, then cropped at random
     flip: Annotated[bool, FormerName("mirror")] = True  # flip training images horizontally, in every other epoch
+    auto_augment: Literal["none", "trivial"] = "none"  # trivial: one random operation for each image (TrivialAugment)
+    erasing: Fraction = 0.0  # probability that a random box of a training image is erased
+    mixup: NonNegative[float] = 0.0  # alpha of mixup: pairs of images are blended, and so are their targets; 0: none
+    cutmix: NonNegative[float] = 0.0  # alpha of cutmix: a box of another image is put in; with mixup, one of both
     test_time_flip: bool = True  # evaluate and predict by the mean over an image and its flip; not without flip
-    backbone: str = "small"  # small (16 pixels or more), or one of torchvision's, such as resnet18
-    from_scratch: bool = False  # start a torchvision backbone from random weights, not from pretrained ones
+    backbone: str = "auto"  # small, a name of timm or torchvision; auto: pretrained from 64 pixels on, else small
+    weights: str = "auto"  # of the backbone: auto (installed or downloaded), none, or a FILE of weights or a best.pth
+    freeze: tuple[str, ...] | None = None  # stages that are not trained: stem, body, head; None: the pretrained stem
+    backbone_lr_factor: Positive[float] = 0.05  # of lr, for the pretrained stages, if lr has one value
     width: Positive[int] = 32  # channels of the first trained convolution of small; the cost grows with its square
     label_smoothing: Fraction = 0.1  # part of each target that is spread over all classes
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: all classes weigh the same in the loss
+    sampler: Literal["shuffle", "balanced"] = "shuffle"  # balanced: an epoch has every class equally often
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "sgd"  # see engine/optim/optimizers.py
     lr: MayChange[tuple[Positive[float], ...]] = (0.05,)  # base learning rate: one for all parts, or one per part
     weight_decay: NonNegative[float] = 5e-4  # of weights with 2 dimensions or more; muon: of convolutions
@@ -41,6 +54,7 @@ class Config:
     # Optimizers: one for each part of the network
     num_parts: Literal[1, 2, 3] = 1  # parts of the network, each with its own optimizer and learning rate
     momentum: Fraction = 0.9  # of sgd and muon
+    ema: Fraction = 0.0  # decay of the moving average of the weights that is evaluated and saved as the best; 0: none
     accumulate: Positive[int] = 1  # batches per update; their gradients add up to that of one large batch
 
     # Learning rate
@@ -59,7 +73,8 @@ class Config:
     warm_up_init_lr: NonNegative[float] = 1e-6  # learning rate of the first update of the warm-up
 
     # The run
-    epochs: MayChange[Positive[int]] = 20  # epochs in total, those before a resume included
+    epochs: MayChange[Positive[int] | None] = None
+    """epochs in total, those before a resume included; None: as many as suit the network, mostly 20"""
     ckpt_dir: MayChange[str] = "check_point"  # folder in which each run gets a folder of its own
     resume: MayChange[str] = ""  # continue a run: auto (the newest in ckpt_dir), a run's folder, or an epoch<N>.pth
     config: MayChange[str] = ""  # repeat a run with the settings in its config.json; flags given with it win

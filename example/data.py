@@ -7,19 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from augmentation import AugmentedSplit
-from backbones import backbone_meta, check_image_size
-from classification import describe_classes
+from augmentation import AugmentedSplit, augmentation_of
+from backbones import image_statistics
+from classification import check_balance, describe_classes, sampled
 from config import Config
-from crops import Resized, crop_batches, read_splits
+from crops import crop_batches, read_splits
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.distributed.process_group import rank_0_first
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
 from image_files import find_images, note_shared_files, split_folders, visible_folders
 
-# By split, images (N, 3, S, S) and class indices (N,); and, for prediction, the names of the classes and more.
-Found = tuple[dict[str, tuple[Any, Tensor]], dict[str, Any]]
+# By split, image files, or images in memory (N, 3, S, S); by split, class indices (N,); and the names of the classes.
+Found = tuple[dict[str, Any], dict[str, Tensor], list[str]]
 
 
 def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
@@ -27,15 +27,17 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
 
     Without a val split a part of train is held out, `val_fraction` of every class; test never chooses the model.
     """
-    check_image_size(config.image_size, config.backbone)
-    found, meta = SOURCES.get(config.data, read_folder)(config)
-    groups = {name: labels for name, (_, labels) in found.items()}
-    splits = make_splits(found, groups, config.val_fraction, config.seed)
-    meta |= backbone_meta(splits["train"], config)
+    check_balance(config)
+    found, labels, classes = SOURCES.get(config.data, read_folder)(config)
+    images, meta = read_splits(found, config)
+    meta |= {"classes": classes}
+    pairs = {name: (images[name], labels[name]) for name in images}
+    splits = make_splits(pairs, labels, config.val_fraction, config.seed)
+    meta |= image_statistics(splits["train"]) if meta["backbone"] == "small" else {}
     print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels in {len(meta['classes'])} classes")
     print(describe_classes(meta["classes"], splits))
-    augmented = AugmentedSplit(splits["train"], config.seed, config.shift_fraction, config.flip)
-    return splits | {"train": augmented}, meta
+    train = sampled(splits["train"], config)
+    return splits | {"train": AugmentedSplit(train, augmentation_of(config, meta), config.seed)}, meta
 
 
 def read_folder(config: Config) -> Found:
@@ -70,9 +72,7 @@ def read_folder(config: Config) -> Found:
         print(f"note: no images are in {', '.join(empty)}, which are no classes therefore")
     note_shared_files(files)
     index = {name: number for number, name in enumerate(classes)}
-    images, value_range = read_splits(files, config.image_size)
-    labels = {name: torch.tensor([index[n] for n in used]) for name, used in names.items()}
-    return {name: (images[name], labels[name]) for name in files}, {"classes": classes, "value_range": value_range}
+    return files, {name: torch.tensor([index[n] for n in used]) for name, used in names.items()}, classes
 
 
 def read_cifar10(config: Config) -> Found:
@@ -88,24 +88,22 @@ def read_cifar10(config: Config) -> Found:
             "or give --data FOLDER with images of your own, or --data synthetic"
         ) from error
     images = {name: torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for name, part in parts.items()}
-    resized = {name: Resized(x, config.image_size) if config.image_size else x for name, x in images.items()}
-    found = {name: (resized[name], torch.tensor(part.targets)) for name, part in parts.items()}
-    return found, {"classes": parts["train"].classes}
+    return images, {name: torch.tensor(part.targets) for name, part in parts.items()}, parts["train"].classes
 
 
 def make_synthetic(config: Config) -> Found:
     """Ten kinds of stripes with noise, two directions of five widths each: seeded, and learnt in seconds."""
     generator = epoch_generator(config.seed, 0)
     ramp = torch.linspace(0, 2 * torch.pi, config.image_size or 32)
-    found = {}
+    images, labels = {}, {}
     for name, count in {"train": 256 if config.smoke else 2048, "test": 64 if config.smoke else 256}.items():
-        labels = torch.arange(count) % 10
+        labels[name] = torch.arange(count) % 10
         phase = 2 * torch.pi * torch.rand(count, 1, 1, 1, generator=generator)
-        stripes = (ramp * (1 + labels // 2).view(-1, 1, 1, 1) + phase).sin().expand(-1, 3, len(ramp), -1)
-        stripes = torch.where((labels % 2 == 0).view(-1, 1, 1, 1), stripes, stripes.mT)
+        stripes = (ramp * (1 + labels[name] // 2).view(-1, 1, 1, 1) + phase).sin().expand(-1, 3, len(ramp), -1)
+        stripes = torch.where((labels[name] % 2 == 0).view(-1, 1, 1, 1), stripes, stripes.mT)
         noise = torch.randn(stripes.shape, generator=generator)
-        found[name] = (128 + 60 * stripes + 40 * noise).clamp(0, 255).byte(), labels
-    return found, {"classes": [f"{1 + number // 2} {('vertical', 'horizontal')[number % 2]}" for number in range(10)]}
+        images[name] = (128 + 60 * stripes + 40 * noise).clamp(0, 255).byte()
+    return images, labels, [f"{1 + number // 2} {('vertical', 'horizontal')[number % 2]}" for number in range(10)]
 
 
 SOURCES = {"cifar10": read_cifar10, "synthetic": make_synthetic}

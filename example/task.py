@@ -1,19 +1,25 @@
 """Image classification: loss, metrics and pictures. Files are read in data.py; the loop is in engine/trainer.py."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from classification import MacroF1, class_rows, draw_confusion
+from augmentation import augmentation_of
+from classification import BalancedAccuracy, MacroF1, class_loss, class_rows, draw_confusion, report_classes
 from config import Config
-from crops import draw_images
 from data import load_data
 from engine.data.loaders import make_loaders
+from engine.network import merge_stages
 from engine.optim.optimizers import build_optimizers
 from engine.trainer import Trainer
+from fine_tuning import choose_batch_size, choose_epochs, freeze, lr_factors
+from grad_cam import draw_most_probable
+from image_grid import draw_images
 from images import check_images
-from model import build_model_list
+from linear_probe import fit_head
+from model import STAGES, build_stages
 
 
 class Task(Trainer):
@@ -22,15 +28,30 @@ class Task(Trainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         splits, self.meta = load_data(config)
+        self.augmentation = augmentation_of(config, self.meta)
+        self.epochs = choose_epochs(config, self.meta)
+        batch_size = choose_batch_size(config, self.meta, len(splits["train"]))
         self.train_loader, self.eval_loader, self.test_loader = make_loaders(
-            splits, config.batch_size, config.seed, self.device, config.workers
+            splits, batch_size, config.seed, self.device, config.workers
         )
-        self.model_list = build_model_list(self.meta, config.num_parts, pretrained=not config.from_scratch)
-        self.optimizer_list = build_optimizers(self.model_list, config)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        self.confusion = MacroF1(len(self.meta["classes"]))
-        self.dataset_metrics = {"f1": self.confusion}
+        self.stages = build_stages(self.meta, config.weights)
+        freeze(dict(zip(STAGES, self.stages, strict=True)), config, self.meta)
+        self.model_list = merge_stages(self.stages, config.num_parts)
+        self.optimizer_list = build_optimizers(self.model_list, config, lr_factors(self.stages, config, self.meta))
+        classes = self.meta["classes"]
+        self.criterion = class_loss(config, splits["train"], classes, config.label_smoothing)
+        self.confusion = MacroF1(len(classes))
+        self.dataset_metrics = {"f1": self.confusion, "balanced_acc": BalancedAccuracy(len(classes))}
         self.key_metric = "acc"
+
+    def augment(self, batch: Any) -> Any:
+        """Images and targets after what is done to whole batches; mixed images have probabilities (B, C) as targets."""
+        return self.augmentation(batch, len(self.meta["classes"]))
+
+    def prepare(self) -> None:
+        """Fits the head of a pretrained network to what its backbone says of the training images."""
+        if self.meta["pretrained"]:
+            fit_head(self.stages, self.train_loader, self.criterion, self.device)
 
     def check_inputs(self, x: Tensor) -> None:
         """Raises a UserError for anything but images of bytes."""
@@ -56,7 +77,22 @@ class Task(Trainer):
             "confusion": draw_confusion(self.confusion.matrix, classes),
         }
 
+    def report(self, split: str) -> None:
+        """Precision, recall, F1 and number of images of each class."""
+        report_classes(self.confusion.matrix, self.meta["classes"], Path(self.ckpt_dir) / f"{split}_classes.csv")
+
 
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, from logits (B, classes)."""
     return class_rows(names, pred, meta["classes"])
+
+
+def explain(task: Trainer, x: Tensor, pred: Tensor) -> Iterator[Any]:
+    """For predict.py --explain: a figure for each image, of where the network looks for the class that it predicts.
+
+    Args:
+        task: with weights.
+        x: images (B, 3, S, S).
+        pred: their logits (B, classes).
+    """
+    return draw_most_probable(task, x, pred.softmax(1), task.meta["classes"])

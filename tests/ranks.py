@@ -109,14 +109,18 @@ class Uneven(Trainer):
 def end_of_run(samples: int, batch_size: int, folder: Path, strategy: str) -> dict[str, Any]:
     """What a run of two epochs comes to, as plain numbers."""
     settings = {"accumulate": 1 + samples % 2, "lr_scheduler_type": "loss", "patience": 0, "clip_grad": samples % 3}
-    settings |= {"save_per_epochs": 9, "log_per_step": 2, "strategy": strategy}
+    settings |= {"save_per_epochs": 9, "log_per_step": 2, "strategy": strategy, "ema": 0.9 * (samples % 2)}
     trainer = Uneven(folder, samples, batch_size, samples % 5 == 0, **settings)
     trainer.fit(2)
     end = collect(trainer, optim=True)
     end = all_gather(end)[0] if strategy == "fsdp" else end  # rank 0 alone has whole tensors
     best = torch.load(folder / "best.pth")
     return {
-        "weights": [value.flatten().tolist() for name in ("model0", "model1") for value in end[name].values()],
+        "weights": [
+            value.flatten().tolist()
+            for name in ("model0", "model1", "ema0", "ema1")
+            for value in end.get(name, {}).values()
+        ],
         "momentum": [state["momentum_buffer"].flatten().tolist() for state in end["optimizer0"]["state"].values()],
         "best weights": [value.flatten().tolist() for value in best["model0"].values()],
         "rates": [group["lr"] for optimizer in trainer.optimizer_list for group in optimizer.param_groups],

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from engine.monitor.tensorboard import open_writer
-from engine.settings import MayChange, NonNegative, Positive
+from engine.settings import Fraction, MayChange, NonNegative, Positive
 from engine.trainer import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class SmallConfig:
     warm_up_init_lr: float = 1e-6
     accumulate: Positive[int] = 1
     clip_grad: NonNegative[float] = 0.0
+    ema: Fraction = 0.0
     ckpt_dir: MayChange[str] = "check_point"
     device: MayChange[str] = "cpu"
     precision: str = "fp32"

@@ -169,6 +169,7 @@ def children(process: int) -> list[int]:
 
 
 FLAGS = [*BASE, "--epochs", "3", "--save_per_steps", "2", "--log_per_step", "2", "--num_parts", "2", "--keep_last", "9"]
+FLAGS += ["--ema", "0.9"]
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +250,7 @@ def test_a_run_goes_on_with_another_number_of_processes(strategy: str, project: 
     for name in ("best.pth", "epoch3.pth"):
         one, other = there["states"][name], here["states"][name]
         assert list(one) == list(other)
-        for part in ("model0", "model1"):
+        for part in one.keys() & {"model0", "model1", "ema0", "ema1"}:
             torch.testing.assert_close(one[part], other[part], rtol=1e-5, atol=1e-6)
         assert one["best_metric"].keys() == other["best_metric"].keys()
     assert there["scalars"].keys() == here["scalars"].keys()

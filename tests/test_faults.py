@@ -51,7 +51,7 @@ def try_kills(project: Path, tmp_path: Path, kills: int, *flags: str) -> int:
 
 def test_a_run_killed_at_any_instant_ends_like_one_that_was_not(project: Path, tmp_path: Path) -> None:
     flags = ["--epochs", "2", "--num_parts", "3", "--lr_scheduler_type", "metric", "--warm_up_mode", "linear"]
-    flags += ["--accumulate", "2", "--clip_grad", "1", "--save_per_steps", "2", "--log_per_step", "1"]
+    flags += ["--accumulate", "2", "--clip_grad", "1", "--save_per_steps", "2", "--log_per_step", "1", "--ema", "0.9"]
     assert try_kills(project, tmp_path, 0, *flags) > 100
 
 
@@ -68,7 +68,7 @@ def test_runs_of_every_schedule_killed_and_stopped_at_random_end_alike(
     flags += ["--accumulate", str(1 + number % 2), "--save_per_steps", str(number % 4), "--epochs", "3"]
     flags += ["--optimizer", ("sgd", "adamw")[number % 2], "--log_per_step", str(1 + number % 3), "--step_size", "1"]
     flags += ["--save_per_epochs", str(1 + number % 5 // 4), "--keep_last", "1"]
-    flags += ["--early_stopping_patience", str(number % 3)]
+    flags += ["--early_stopping_patience", str(number % 3), "--ema", ("0", "0.99")[number // 2 % 2]]
     try_kills(project, tmp_path, 6 * SOAK, *flags)
 
 

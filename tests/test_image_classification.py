@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_an_image_is_flipped_in_every_other_epoch_or_never(own: Any) -> None:
     x = torch.arange(16).expand(50, 3, 16, 16).contiguous()
     split = Split(x, torch.zeros(50), torch.arange(50))
     for flip in (True, False):
-        augmented = own.augmentation.AugmentedSplit(split, seed=0, shift_fraction=0.0, flip=flip)
+        augmented = own.augmentation.AugmentedSplit(split, augmentation(own, shift_fraction=0.0, flip=flip), seed=0)
         epochs = []
         for epoch in range(1, 4):
             augmented.set_epoch(epoch)
@@ -104,16 +105,22 @@ def test_an_image_is_flipped_in_every_other_epoch_or_never(own: Any) -> None:
 
 def test_crops_reach_as_far_as_the_setting_says(own: Any) -> None:
     split = Split(torch.zeros(500, 3, 32, 32), torch.zeros(500), torch.arange(500))
-    augmented = own.augmentation.AugmentedSplit(split, seed=0, shift_fraction=0.1, flip=True)
+    augmented = own.augmentation.AugmentedSplit(split, augmentation(own, shift_fraction=0.1), seed=0)
     augmented.set_epoch(1)
     assert (augmented.padding, augmented.corners.min(), augmented.corners.max()) == (3, 0, 6)
+
+
+def augmentation(own: Any, **changes: Any) -> Any:
+    """The augmentation of a network from scratch, with some settings changed."""
+    return own.augmentation.augmentation_of(own.config.Config(**changes), {"backbone": "small"})
 
 
 def predicts_an_image_and_its_flip_alike(own: Any, config: Any, size: int = 32) -> bool:
     """Whether a network with these settings gives both the same logits."""
     pixels = torch.randint(256, (9, 3, size, size), dtype=torch.uint8)
     split = Split(pixels, torch.zeros(9), torch.arange(9))
-    meta = {"classes": ["a", "b"], **own.backbones.backbone_meta(split, config)}
+    meta = {"classes": ["a", "b"], **own.backbones.choose_backbone(replace(config, backbone="small"), size)}
+    meta |= own.backbones.image_statistics(split)
     [network] = own.model.build_model_list(meta, 1)
     network.train()(pixels)  # statistics for its normalisation
     assert network.eval()(pixels).shape == (9, 2)
@@ -147,7 +154,7 @@ def test_without_flips_in_training_there_are_none_at_test_time(own: Any) -> None
 def test_the_first_convolution_whitens_patches(own: Any) -> None:
     smooth = F.interpolate(torch.rand(300, 3, 8, 8), (32, 32), mode="bilinear") * 255
     split = Split(smooth.byte(), torch.zeros(300), torch.arange(300))
-    meta = own.backbones.backbone_meta(split, own.config.Config())
+    meta = own.backbones.image_statistics(split)
     whitening = own.backbones.Whitening(meta["covariance"], 1)
     normalised = own.backbones.Normalize(meta["mean"], meta["std"])(split.x)
     outputs = whitening(normalised)[:, :12].transpose(0, 1).flatten(1)
@@ -158,13 +165,10 @@ def test_the_first_convolution_whitens_patches(own: Any) -> None:
     assert not whitening.weight.requires_grad
 
 
-def test_what_an_image_becomes_depends_on_seed_epoch_and_index_and_not_on_workers(
-    own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_image_becomes_depends_on_seed_epoch_and_index_and_not_on_workers(own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"train": {"a": 30, "b": 30}})
     in_memory = own.task.Task(own.config.Config(data=str(root), batch_size=7)).train_loader
-    monkeypatch.setattr(own.crops, "FITS_INTO_MEMORY", 0)
-    by_workers = own.task.Task(own.config.Config(data=str(root), batch_size=7, workers=2)).train_loader
+    by_workers = own.task.Task(own.config.Config(data=str(root), batch_size=7, workers=2, cache_gb=0.0)).train_loader
     assert (in_memory.num_workers, by_workers.num_workers) == (0, 2)
 
     epochs = []
@@ -182,7 +186,8 @@ def test_evaluation_images_are_as_they_are_in_their_files(own: Any, tmp_path: Pa
     trainer = own.task.Task(own.config.Config(data=str(root)))
     [(x, _)] = trainer.test_loader
     files = own.image_files.find_images(root / "test")
-    assert torch.equal(x, torch.stack([own.crops.read_crop(file, 16) for file in files]))
+    cropping = own.crops.Cropping.of(trainer.meta)
+    assert torch.equal(x, torch.stack([cropping.reader()(file) for file in files]))
     assert type(trainer.eval_loader.dataset) is Split
 
 
@@ -192,7 +197,7 @@ def test_the_network_has_one_output_per_class_and_sees_normalised_images(own: An
     x, _ = next(iter(trainer.train_loader))
     assert trainer.inference(x).shape == (len(x), 3)
     [normalize] = [layer for layer in trainer.model_list[0].modules() if isinstance(layer, own.backbones.Normalize)]
-    normalised = normalize(trainer.train_loader.dataset.x)
+    normalised = normalize(trainer.train_loader.dataset.x[torch.arange(27)])
     assert normalised.mean().abs() < 0.3 and (normalised[:, 0].std() - 1).abs() < 0.3
 
 
@@ -263,18 +268,26 @@ def test_a_folder_that_is_not_as_it_should_be_is_named(
     assert str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_a_damaged_image_is_named_in_one_line(
-    in_memory: bool, own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("cache_gb", ["1", "0"])
+def test_a_damaged_image_is_named_in_one_line(cache_gb: str, own: Any, tmp_path: Path) -> None:
     root = write_images(tmp_path / "data", {"train": {"a": 5, "b": 5}})
     broken = root / "train" / "a" / "3.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    if not in_memory:
-        monkeypatch.setattr(own.crops, "FITS_INTO_MEMORY", 0)
     with pytest.raises(UserError) as caught:
         own.train.train(
-            [*SMALL, "--data", str(root), "--epochs", "1", "--image_size", "16", "--ckpt_dir", str(tmp_path / "runs")]
+            [
+                *SMALL,
+                "--data",
+                str(root),
+                "--epochs",
+                "1",
+                "--image_size",
+                "16",
+                "--ckpt_dir",
+                str(tmp_path / "runs"),
+                "--cache_gb",
+                cache_gb,
+            ]
         )
     assert str(caught.value).startswith(f"image {broken} cannot be read")
     assert "\n" not in str(caught.value)

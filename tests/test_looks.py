@@ -226,10 +226,29 @@ def test_the_table_keeps_its_columns(tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     for epoch, r2 in ((1, -0.01), (99, 0.5), (200, -12345.678)):
         lrs = learning_rates(trainer.optimizer_list)
-        table.print_row(epoch, 200, 1.5, {"loss": 123456.0, "r2": r2}, lrs, 1234.5, best=False)
+        table.print_row(epoch, 200, 1.5, {"loss": 123456.0, "r2": r2}, "r2", lrs, 1234.5, best=False)
     header, *rows = capsys.readouterr().out.splitlines()
     assert {len(row) for row in rows} == {len(header)}
     assert "0.0123.." in rows[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "key_metric", "shown"),
+    [
+        (["acc", "f1", "balanced_acc"], "acc", ["acc", "f1", "balanced"]),
+        (["acc", "acc_top5", "f1", "balanced_acc"], "acc", ["acc", "acc_top5", "f1"]),
+        (["acc", "acc_top5", "f1", "balanced_acc"], "balanced_acc", ["acc", "acc_top5", "balanced"]),
+        ([f"score{number}" for number in range(20)], "score19", ["score0", "score1", "score19"]),
+    ],
+)
+def test_scores_that_find_no_room_in_80_columns_are_left_out_but_not_the_key_metric(
+    names: list[str], key_metric: str, shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {"loss": 0.5, **{name: 0.1 for name in names}}
+    console.EpochTable().print_row(1, 20, 0.5, scores, key_metric, {"lr/part0": 0.1}, 1.0, best=True)
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["epoch", "train", "loss", "eval", "loss", *shown, "next", "lr", "seconds"]
+    assert len(row) <= 80 and row == f"{row[: len(header)]} *"
 
 
 @in_a_terminal

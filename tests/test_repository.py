@@ -59,7 +59,7 @@ def test_a_demo_installs_what_a_project_needs_and_no_more() -> None:
 def test_every_dependency_of_a_project_has_a_lower_bound(task: str, render: Render) -> None:
     project = metadata(render(task_type=task))
     for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
-        assert re.fullmatch(r"[a-z-]+>=[\d.]+", requirement)
+        assert re.fullmatch(r"[a-z0-9-]+>=[\d.]+", requirement)
 
 
 def test_the_hooks_of_a_project_check_and_format_with_the_ruff_that_is_its_lower_bound(render: Render) -> None:

@@ -60,7 +60,9 @@ def trainer(own: Any, tmp_path: Path) -> Any:
 def multiclass(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
     """Of logits (N, C) and class numbers (N,)."""
     found = pred.argmax(1)
-    return {"acc": metrics.accuracy_score(y, found), "f1": metrics.f1_score(y, found, average="macro")}
+    f1 = metrics.f1_score(y, found, average="macro")
+    balanced = metrics.balanced_accuracy_score(y, found)
+    return {"acc": metrics.accuracy_score(y, found), "f1": f1, "balanced_acc": balanced}
 
 
 def top_five(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:

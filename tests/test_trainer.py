@@ -14,7 +14,6 @@ import pytest
 import torch
 from classification import MacroF1, draw_confusion
 from conftest import Render
-from crops import draw_images
 from engine import UserError, checkpoint
 from engine.metrics import SampleMeans
 from engine.monitor import console, figures
@@ -23,6 +22,7 @@ from engine.monitor.tensorboard import open_writer
 from engine.network import merge_stages
 from engine.optim.gradients import Gradients
 from engine.trainer import Trainer
+from image_grid import draw_images
 from PIL import Image
 from sklearn.metrics import f1_score
 from small import Small, SmallConfig, data, network, read_scalars, record, same, weights

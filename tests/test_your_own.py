@@ -91,7 +91,7 @@ def make(section: str, render: Render) -> Path:
     """A project with all blocks of a section, and the data that the page names."""
     project = render(task_type=(TASK_OF[section] or ["regression"])[0])
     write_data(project, section)
-    if imports := re.findall(r"`(from torchmetrics\S* import \w+)`", SECTIONS[section]):
+    if imports := re.findall(r"`(from (?:torchmetrics\S*|classification) import \w+)`", SECTIONS[section]):
         task = project / "task.py"
         task.write_text(task.read_text("utf-8").replace("\nfrom torch import", f"\n{imports[0]}\nfrom torch import", 1))
     for place, code in blocks(section):

@@ -22,6 +22,7 @@ class Config:
     # Optimizers: one for each part of the network
     num_parts: Literal[1, 2, 3] = {{ cookiecutter.num_parts }}  # parts of the network, each with its own optimizer and learning rate
     momentum: Fraction = 0.9  # of sgd and muon
+    ema: Fraction = 0.0  # decay of the moving average of the weights that is evaluated and saved as the best; 0: none
     accumulate: Positive[int] = 1  # batches per update; their gradients add up to that of one large batch
 
     # Learning rate
@@ -40,7 +41,8 @@ class Config:
     warm_up_init_lr: NonNegative[float] = 1e-6  # learning rate of the first update of the warm-up
 
     # The run
-    epochs: MayChange[Positive[int]] = 20  # epochs in total, those before a resume included
+    epochs: MayChange[Positive[int] | None] = None
+    """epochs in total, those before a resume included; None: as many as suit the network, mostly 20"""
     ckpt_dir: MayChange[str] = "check_point"  # folder in which each run gets a folder of its own
     resume: MayChange[str] = ""  # continue a run: auto (the newest in ckpt_dir), a run's folder, or an epoch<N>.pth
     config: MayChange[str] = ""  # repeat a run with the settings in its config.json; flags given with it win

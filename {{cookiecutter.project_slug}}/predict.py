@@ -3,12 +3,16 @@
 From Python: `from predict import load`, then `load("best.pth").predict("input")`.
 
 Of your files it needs `build_model_list(meta, num_parts)` in model.py, `read_inputs(inputs, meta, batch_size)` in
-data.py, and `Task` and `to_rows(names, pred, meta, output)` in task.py.
+data.py, and `Task` and `to_rows(names, pred, meta, output)` in task.py; and, for `--explain`, `explain(task, x, pred)`
+there, which makes a matplotlib figure for each input.
 """
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +35,7 @@ class Arguments:
     inputs: tyro.conf.Positional[tuple[Path, ...]]  # what to predict for: see read_inputs in data.py
     checkpoint: Path  # best.pth or epoch<N>.pth of a run
     output: Path = Path("predictions.csv")  # where the table is written; other files of to_rows go beside it
+    explain: bool = False  # draw what each prediction rests on, as PNG files in a folder beside the table
     batch_size: int = 32  # inputs per batch
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
 
@@ -51,24 +56,88 @@ class Predictor:
         """The network's output for a batch of inputs, as tensors of the shapes that task.py names."""
         return self.task.inference(x)
 
-    def predict(self, inputs: Any, output: str | Path = "predictions.csv", batch_size: int = 32) -> Rows:
+    def predict(
+        self, inputs: Any, output: str | Path = "predictions.csv", batch_size: int = 32, explain: bool = False
+    ) -> Rows:
         """A row for each input, with its prediction.
 
         Args:
             inputs: what `read_inputs` in data.py reads, such as a file, or a list of these.
             output: other files, such as masks, go beside this path; no table is written.
             batch_size: inputs per batch.
+            explain: whether what each prediction rests on is drawn, too; the rows name the pictures.
+
+        Raises:
+            UserError: an input that cannot be read, or a task that explains nothing.
         """
         listed = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-        return [row for rows in self.batches(listed, Path(output), batch_size) for row in rows]
+        return [row for rows in self.batches(listed, Path(output), batch_size, explain) for row in rows]
 
-    def batches(self, inputs: Sequence[Any], output: Path, batch_size: int) -> Iterator[Rows]:
+    def batches(self, inputs: Sequence[Any], output: Path, batch_size: int, explain: bool = False) -> Iterator[Rows]:
         """The same, batch by batch."""
         from data import read_inputs
         from task import to_rows
 
+        pictures = Pictures(inputs, output) if explain else None
         for names, batch in read_inputs(inputs, self.meta, batch_size):
-            yield to_rows(names, self(batch), self.meta, output)
+            pred = self(batch)
+            rows = to_rows(names, pred, self.meta, output)
+            if pictures:
+                paths = pictures.draw(self.task, names, batch, pred)
+                rows = [row | {"explained": path} for row, path in zip(rows, paths, strict=True)]
+            yield rows
+
+
+class Pictures:
+    """A PNG file for each input, of what its prediction rests on, in a folder beside the table; task.py draws them.
+
+    Args:
+        inputs: what is predicted for.
+        output: the table of predictions.
+
+    Raises:
+        UserError: task.py has no `explain`, or the pictures would be among the inputs.
+    """
+
+    def __init__(self, inputs: Sequence[Any], output: Path) -> None:
+        self.explain: Any = getattr(import_module("task"), "explain", None)
+        if self.explain is None:
+            raise UserError(
+                f"--explain is not for {Config.task_type}: task.py has no explain(task, x, pred); leave the flag out"
+            )
+        self.folder = folder_of_pictures(output)
+        self.taken: set[str] = set()  # names of files, in lower case: on some systems A.png is a.png
+        here = self.folder.resolve()
+        for path in (Path(source).resolve() for source in inputs if isinstance(source, (str, Path))):
+            if path.is_relative_to(here) or (here.exists() and here.is_relative_to(path)):
+                raise UserError(
+                    f"{self.folder}, where pictures go, is among the inputs; remove it or give another --output"
+                )
+
+    def draw(self, task: "Trainer", names: Sequence[str], x: Any, pred: Any) -> list[str]:
+        """Draws a picture for each input of a batch; returns where they are."""
+        from matplotlib.image import imsave
+
+        from engine.monitor.figures import render
+
+        self.folder.mkdir(exist_ok=True)
+        paths = [str(self.folder / self.file_name(name)) for name in names]
+        for path, figure in zip(paths, self.explain(task, x, pred), strict=True):
+            imsave(path, render(figure))
+        return paths
+
+    def file_name(self, name: str) -> str:
+        """That of a picture, after the input's name without folder and suffix; with a number if that is taken."""
+        stem = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", Path(name).stem if Path(name).is_file() else name)
+        names = chain([f"{stem}.png"], (f"{stem}_{number}.png" for number in count(2)))
+        free = next(name for name in names if name.lower() not in self.taken)
+        self.taken.add(free.lower())
+        return free
+
+
+def folder_of_pictures(output: Path) -> Path:
+    """Where the pictures beside a table of predictions are."""
+    return output.with_name(f"{output.stem}_explained")
 
 
 def load(path: str | Path, device: str = "auto") -> Predictor:
@@ -165,13 +234,16 @@ def predict(arguments: Arguments) -> None:
     if any(path.resolve() == output.resolve() for path in inputs):
         raise UserError(f"--output {output} is one of the inputs; give it another name")
     predictor = load(arguments.checkpoint, arguments.device)
-    from engine.monitor.console import print_table
+    from engine.monitor.console import columns_to_print, print_table
 
     unfinished, written = output.with_name(f"{output.name}.part"), 0
+    columns: list[str] = []
+    shown: list[str] = []
     try:
-        for rows in predictor.batches(inputs, output, arguments.batch_size):
+        for rows in predictor.batches(inputs, output, arguments.batch_size, arguments.explain):
             write_table(rows, unfinished, new=not written)
-            print_table(rows, header=not written)
+            columns, shown = list(rows[0]), shown or columns_to_print(rows)
+            print_table([{name: row[name] for name in shown} for row in rows], header=not written)
             written += len(rows)
         if not written:
             raise UserError(f"nothing to predict for in {', '.join(map(str, inputs))}")
@@ -182,7 +254,10 @@ def predict(arguments: Arguments) -> None:
     except UserError as error:
         before = f"; the {written} predictions before it are in {unfinished}" if written else ""
         raise UserError(f"{error}{before}") from error
-    print(f"{written} predictions are in {output}")
+    more = len(columns) - len(shown)
+    print(f"{written} predictions are in {output}" + (f", with {more} more columns" if more else ""))
+    if arguments.explain:
+        print(f"pictures of what each rests on are in {folder_of_pictures(output)}")
 
 
 def write_table(rows: Rows, path: Path, new: bool) -> None:

@@ -51,7 +51,7 @@ def train(argv: list[str]) -> None:
             with open_writer(folder / "runs", trainer.first_record()) as trainer.writer:
                 if config.model_info:
                     trainer.get_model_info(trainer.example_input())
-                trainer.fit(config.epochs)
+                trainer.fit()
                 trainer.print_best_metrics()
                 trainer.print_final_lr()
                 used = on_rank_0(settings.load, Config(), folder / "config.json")

@@ -1,77 +1,78 @@
-"""Square images: the centred crops of files, and a grid of images to look at."""
+"""Square images: the crops of files and of arrays that a network sees."""
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from backbones import choose_backbone
+from config import Config
 from engine.data.arrays import array_batches
-from engine.monitor.figures import caption, new_figure
+from image_cache import CachedImages, ScaledReader, cached_images
 from image_files import image_files
-from images import FITS_INTO_MEMORY, ValueRange, in_threads, median_shorter_side, opened, survey, to_rgb, to_tensor
-
-GRID_IMAGES = 16  # of a figure
+from images import ValueRange, in_threads, median_shorter_side, survey
 
 
-# ---- reading ----
+@dataclass(frozen=True)
+class Cropping:
+    """How an image file becomes the square that a network sees: what `choose_backbone` says of it."""
+
+    image_size: int  # side of the square, in pixels
+    crop_fraction: float  # of the shorter side that the square takes, from the centre
+    interpolation: str  # bilinear, bicubic, or what timm has besides, for which bicubic is taken
+    value_range: ValueRange | None  # what becomes 0 and 255 in images with more than 8 bits
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> "Cropping":
+        """The cropping in what `load_data` returned."""
+        return cls(meta["image_size"], meta["crop_fraction"], meta["interpolation"], meta.get("value_range"))
+
+    def reader(self) -> ScaledReader:
+        """Reads whole images at the scale of the square."""
+        way = self.interpolation if self.interpolation == "bilinear" else "bicubic"
+        return ScaledReader(round(self.image_size / self.crop_fraction), self.value_range, way)
 
 
-def read_crop(path: Path, size: int, value_range: ValueRange | None = None) -> Tensor:
-    """The centred square of an image file, resized: uint8 of shape (3, size, size).
-
-    Args:
-        path: the file.
-        size: side, in pixels.
-        value_range: what becomes 0 and 255 in an image with more than 8 bits.
-
-    Raises:
-        UserError: not an image, or a damaged one.
-    """
-    with opened(path) as image:
-        image.draft("RGB", (size, size))  # JPEG files are decoded at no more than the resolution that is needed
-        upright = to_rgb(image, value_range)
-        side = min(upright.size)
-        left, top = (upright.width - side) // 2, (upright.height - side) // 2
-        box = (left, top, left + side, top + side)
-        return to_tensor(upright.resize((size, size), Image.Resampling.BILINEAR, box))
+def centre(image: Tensor, size: int) -> Tensor:
+    """The square in the centre of an image (3, H, W), a view of shape (3, size, size)."""
+    top, left = (image.shape[1] - size) // 2, (image.shape[2] - size) // 2
+    return image[:, top : top + size, left : left + size]
 
 
-def read_crops(paths: Sequence[Path], size: int, value_range: ValueRange | None = None) -> Tensor:
-    """The crops of many files: uint8 of shape (N, 3, size, size)."""
-    return torch.stack(in_threads(partial(read_crop, size=size, value_range=value_range), paths))
-
-
-def crop_batches(inputs: Sequence[Any], meta: Mapping[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """For prediction: batches of names and images, uint8 (B, 3, S, S).
+class Photographs:
+    """Images of different sizes, all at the scale of the crop: indexed by a tensor of numbers, crops (B, 3, S, S).
 
     Args:
-        inputs: files, folders with all below them, or arrays of such images, whose names are their numbers.
-        meta: `image_size`, the side S of the crops of files, and `value_range`, as `read_splits` gave them.
-        batch_size: images per batch.
+        images: by number, uint8 (3, H, W), as the cache has them, or as files are read.
+        size: side S of the crops, in pixels.
     """
-    size, value_range = meta["image_size"], meta.get("value_range")
-    yield from array_batches(inputs, batch_size)
-    files = image_files(inputs)
-    for batch in (files[start : start + batch_size] for start in range(0, len(files), batch_size)):
-        yield [str(file) for file in batch], read_crops(batch, size, value_range)
 
-
-class CropFiles:
-    """Crops that are read when indexed by a tensor of file numbers: uint8 of shape (B, 3, size, size)."""
-
-    def __init__(self, paths: Sequence[Path], size: int, value_range: ValueRange | None) -> None:
-        self.paths = paths
+    def __init__(self, images: Any, size: int) -> None:
+        self.images = images
         self.size = size
-        self.value_range = value_range
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading needs no worker process."""
+        return isinstance(self.images, CachedImages)
 
     def __getitem__(self, numbers: Tensor) -> Tensor:
-        return torch.stack([read_crop(self.paths[n], self.size, self.value_range) for n in numbers.tolist()])
+        return torch.stack([centre(self.images[number], self.size) for number in numbers.tolist()])
+
+
+class ImageFiles:
+    """Images that are decoded when they are indexed by their number."""
+
+    def __init__(self, paths: Sequence[Path], read: ScaledReader) -> None:
+        self.paths = paths
+        self.read = read
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.read(self.paths[number])
 
 
 class Resized:
@@ -87,29 +88,45 @@ class Resized:
         return F.interpolate(self.images[numbers], (self.size, self.size), mode="bilinear", antialias=True)
 
 
-def read_splits(files: dict[str, list[Path]], image_size: int) -> tuple[dict[str, Any], ValueRange | None]:
-    """The images of each split, (N, 3, S, S), in memory if all fit; and the range by which deep ones are scaled.
+def read_splits(found: Mapping[str, Any], config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The images of each split, which a tensor of numbers indexes to crops (B, 3, S, S), and what prediction needs.
 
-    S is `image_size`; 0 means the median shorter side of the training images, 16 at least and 224 at most.
+    Args:
+        found: by split, files, or images in memory, uint8 (N, 3, S, S).
+        config: chooses the backbone, on which the crops depend, and what is kept on the disk.
     """
-    sizes, value_range = survey(files["train"])
-    size = image_size or max(16, min(224, median_shorter_side(sizes)))
-    keep = sum(map(len, files.values())) * 3 * size**2 <= FITS_INTO_MEMORY
-    read = read_crops if keep else CropFiles
-    return {name: read(paths, size, value_range) for name, paths in files.items()}, value_range
+    train, value_range = found["train"], None
+    if isinstance(train, Tensor):
+        side = train.shape[-1]
+    else:
+        sizes, value_range = survey(train)
+        side = median_shorter_side(sizes)
+    meta = choose_backbone(config, side) | {"value_range": value_range}
+    if isinstance(train, Tensor):
+        size = meta["image_size"]
+        return {name: x if x.shape[-1] == size else Resized(x, size) for name, x in found.items()}, meta
+    cropping = Cropping.of(meta)
+    return {name: photographs(files, cropping, config) for name, files in found.items()}, meta
 
 
-# ---- looking ----
+def photographs(files: Sequence[Path], cropping: Cropping, config: Config) -> Photographs:
+    """The images in files, decoded once if they find room in the cache, else whenever they are needed."""
+    read = cropping.reader()
+    kept = cached_images(files, read, asdict(read), config.cache_dir, config.cache_gb, config.workers)
+    return Photographs(ImageFiles(files, read) if kept is None else kept, cropping.image_size)
 
 
-def draw_images(images: Tensor, titles: list[str], correct: list[bool]) -> Any:
-    """The first 16 images, uint8 (N, 3, H, W), in a figure, each below its title, in red if that is not correct."""
-    images = images[:GRID_IMAGES].cpu()
-    columns = min(4, len(images))
-    figure, axes = new_figure(columns, -(-len(images) // columns), 8, 8)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, title, is_correct in zip(axes.flat, images, titles, correct, strict=False):
-        axis.imshow(image.permute(1, 2, 0).numpy())
-        axis.set_title(textwrap.fill(caption(title), 24), fontsize=8, color="black" if is_correct else "red")
-    return figure
+def crop_batches(inputs: Sequence[Any], meta: Mapping[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """For prediction: batches of names and images, uint8 (B, 3, S, S).
+
+    Args:
+        inputs: files, folders with all below them, or arrays of such images, whose names are their numbers.
+        meta: how files are cropped, as `read_splits` gave it.
+        batch_size: images per batch.
+    """
+    cropping = Cropping.of(meta)
+    yield from array_batches(inputs, batch_size)
+    files = image_files(inputs)
+    for batch in (files[start : start + batch_size] for start in range(0, len(files), batch_size)):
+        images = in_threads(cropping.reader(), batch)
+        yield [str(file) for file in batch], torch.stack([centre(image, cropping.image_size) for image in images])

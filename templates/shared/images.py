@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import ExifTags, Image
 from torch import Tensor
 
@@ -195,8 +196,23 @@ def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """An RGB image as uint8 of shape (3, height, width), a greyscale or palette one as (height, width)."""
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, -1)
+    pixels = pixels_of(image)
     return pixels.permute(2, 0, 1).contiguous() if image.mode == "RGB" else pixels.squeeze(2)
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """An image with 8 bits per channel as Pillow has it: uint8 of shape (height, width, channels)."""
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, -1)
+
+
+def resized(image: Tensor, height: int, width: int, interpolation: str = "bilinear") -> Tensor:
+    """An image, uint8 (C, H, W), resized with antialiasing: uint8 (C, height, width), channels last.
+
+    Three channels in this layout are torch's fast path, in half the time that Pillow takes. torch knows the layout by
+    the strides, also by that of the batch, which `image[None]` would get wrong.
+    """
+    batch = image.movedim(0, 2).contiguous()[None].movedim(3, 1)
+    return F.interpolate(batch, (height, width), mode=interpolation, antialias=True)[0]
 
 
 def check_images(x: Tensor) -> None:

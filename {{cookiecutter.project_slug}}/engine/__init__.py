@@ -9,6 +9,7 @@ What tasks and scripts import, and where it is explained:
     network.merge_stages, Fp32Linear        the parts of a network
     optim.optimizers.build_optimizers       an optimizer for each part, by name
     data.splits.Split, make_splits          data set splits, with a held-out validation set
+    data.splits.BalancedSplit               every group, such as a class, equally often in an epoch
     data.loaders.make_loaders               loaders of whole batches
     data.workers.Loader                     a DataLoader whose workers can do without shared memory
     monitor.figures.new_figure, caption     figures for `draw`

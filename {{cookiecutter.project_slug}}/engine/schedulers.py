@@ -26,6 +26,9 @@ WARM_UPS: dict[str, Callable[[float, float, float], float]] = {
 }
 
 
+EPOCHS = 20  # of a run whose settings and task do not say how many
+
+
 class WarmUpLR(LRScheduler):
     """Raises the learning rate from `init_lr` to the optimizer's own over the first `total` updates.
 

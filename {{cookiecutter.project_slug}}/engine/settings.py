@@ -29,14 +29,16 @@ class Range:
     above: float = -math.inf
     at_least: float = -math.inf
     below: float = math.inf
+    at_most: float = math.inf
 
     def __contains__(self, number: float) -> bool:
-        return self.at_least <= number < self.below and number > self.above
+        return self.at_least <= number <= self.at_most and self.above < number < self.below
 
     def __str__(self) -> str:
         words = [f"{self.at_least:g} or more"] if self.at_least > -math.inf else []
         words += [f"above {self.above:g}"] if self.above > -math.inf else []
         words += [f"below {self.below:.15g}"] if self.below < math.inf else []
+        words += [f"{self.at_most:g} or less"] if self.at_most < math.inf else []
         return " and ".join(words)
 
 
@@ -94,7 +96,7 @@ def check_values(config: Any) -> None:
         if not _has_type(value, hints[name]):
             raise UserError(f"{name} is {value!r}; it must be {_words(hints[name])}")
         for extra in extras:
-            if isinstance(extra, PrimitiveConstructorSpec) and value not in (extra.choices or ()):
+            if isinstance(extra, PrimitiveConstructorSpec) and value not in (None, *(extra.choices or ())):
                 raise UserError(f"--{name} {value} is unknown; choose one of {', '.join(extra.choices or ())}")
         numbers = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
         for number in numbers:

@@ -48,6 +48,7 @@ from .monitor.summary import show_network
 from .monitor.tensorboard import NullWriter, Writer, record_epoch, record_histograms, record_scalars
 from .network import Network, eval_mode, evaluating, export, on_cpu, train_mode
 from .nonfinite import NonFiniteWatch, check_weights
+from .optim.ema import NoAverage, WeightAverage
 from .optim.gradients import UPDATES_BELONG, Gradients, parameters_of, refuse_steps
 from .optim.optimizers import check_attributes, check_parameters, learning_rates
 from .runtime.devices import NO_CONTEXT, autocast, grad_scaler, pick_device, pick_precision, to_device
@@ -55,7 +56,7 @@ from .runtime.errors import UserError
 from .runtime.seeding import epoch_seed, preserve_rng_state, seed_everything
 from .runtime.shortcuts import keep_freed_memory
 from .runtime.signals import Stopped, StopSignals
-from .schedulers import Schedule, ScheduleConfig, Timeline, build_schedule
+from .schedulers import EPOCHS, Schedule, ScheduleConfig, Timeline, build_schedule
 
 Losses = dict[str, Any]  # scalars by name: tensors or numbers
 SAMPLES_DRAWN = 64  # in figures, if the data set has `preview`; else one batch
@@ -67,11 +68,13 @@ class TrainerConfig(ScheduleConfig, ProcessGroupConfig, Protocol):
     @property
     def task_type(self) -> str: ...
     @property
-    def epochs(self) -> int: ...
+    def epochs(self) -> int | None: ...
     @property
     def accumulate(self) -> int: ...
     @property
     def clip_grad(self) -> float: ...
+    @property
+    def ema(self) -> float: ...
     @property
     def ckpt_dir(self) -> str: ...
     @property
@@ -145,7 +148,7 @@ class Trainer:
         self.writer: Writer = NullWriter()
 
         # How far it is.
-        self.epochs = config.epochs  # how many to train in total
+        self.epochs = config.epochs or EPOCHS  # how many to train in total; a task may set it if config.epochs is None
         self.epoch = 0  # the epoch in training, or the last one trained
         self.epoch_step = 0  # updates made in this epoch; 0 again once it is evaluated
         self.global_step = 0  # updates made
@@ -163,6 +166,7 @@ class Trainer:
         self.non_finite = NonFiniteWatch()
         self.grad_norm = torch.zeros(())  # over all parts, before clipping; of the last log point
         self.scaler = grad_scaler(self.precision, self.device)
+        self.weight_average = NoAverage()  # with --ema, what is evaluated: see `averaged`
         self.lr_scheduler_list: list[Schedule] = []
         self.micro_batch = MicroBatch(first=True, last=True, weight=1.0)
         self.speed = console.Speed()
@@ -290,9 +294,25 @@ class Trainer:
         It gets the inputs of the first batch of each loader, and those of `inference`. By default it takes all.
         """
 
+    def augment(self, batch: Any) -> Any:
+        """What is trained on instead of a training batch; it is on the device. By default the batch itself."""
+        return batch
+
+    def prepare(self) -> None:
+        """Called once, before the first update of a new run: sets weights that depend on the data."""
+
     def draw(self, batch: Any) -> dict[str, Any]:
         """Matplotlib figures by name, of some samples and of what `dataset_metrics` hold after an evaluation."""
         return {}
+
+    def report(self, split: str) -> None:
+        """Prints and writes more than one number about the best epoch, from what `dataset_metrics` hold, at the end.
+
+        Rank 0 alone calls it, so it predicts nothing.
+
+        Args:
+            split: "test" or, without a test set, "eval": how the files begin that it writes into `ckpt_dir`.
+        """
 
     # ---- before training ----
 
@@ -324,10 +344,13 @@ class Trainer:
         state.check_plain(self.meta, "meta")
         state.check_plain(settings.of_run(self.config), "config")
         keep_freed_memory(self.device)
+        self.weight_average = WeightAverage(self, self.config.ema) if self.config.ema else NoAverage()
         if self.config.compile:
-            for model in self.model_list:
+            for model in (*self.model_list, *self.weight_average.model_list):
                 model.compile()
         place_parts(self.model_list, self.optimizer_list, self.device, self.config.strategy)
+        if self.config.ema:
+            place_parts(self.weight_average.model_list, [], self.device, self.config.strategy)
         if isinstance(self.criterion, nn.Module):
             self.criterion.to(self.device)  # the weights of classes, for instance
         self.data_parallel = DataParallel(self.model_list, self.config.strategy)
@@ -377,8 +400,8 @@ class Trainer:
 
     # ---- training ----
 
-    def fit(self, epochs: int) -> None:
-        """Trains and evaluates until `epochs` epochs are done in total, those before a resume included.
+    def fit(self, epochs: int | None = None) -> None:
+        """Trains until `epochs` epochs are done, by default `self.epochs`, those before a resume included.
 
         First it scores one batch of the evaluation and of the test set, so that a mistake there costs no epoch, and
         writes config.json, with which the run can be resumed. The schedules end with the last epoch; a finished run
@@ -391,6 +414,7 @@ class Trainer:
             UserError: something that check_init refuses; NaN or inf in a loss or a gradient, with the first update that
                 has it; or a file that cannot be written.
         """
+        epochs = self.epochs if epochs is None else epochs
         if type(epochs) is not int or epochs < 1:
             raise UserError(f"fit got {epochs!r} epochs; give a whole number from 1 on, of epochs in total")
         if not self._checked:
@@ -409,6 +433,9 @@ class Trainer:
                         print(note)
                     self._try_evaluation()
                     self._write_settings()
+                if not self.global_step:
+                    with preserve_rng_state(self.device):
+                        self.prepare()
                 while not self.is_finished():
                     if self.epoch_step < self.updates_per_epoch():
                         self.train_loop()
@@ -431,13 +458,13 @@ class Trainer:
         """Scores the first batch of the evaluation and of the test set; a UserError says what cannot be used."""
         if self._overrides("evaluate"):
             return
-        names = set(self.dataset_metrics)
+        names, trainer = set(self.dataset_metrics), self.averaged()
         for loader in (loader for loader in (self.eval_loader, self.test_loader) if length_of(loader)):
-            with evaluating(self.model_list), preserve_rng_state(self.device):
+            with evaluating(trainer.model_list), preserve_rng_state(self.device):
                 batch = next(self._awaited(loader, local_batches(loader, loader)))
                 self._check_batch(to_device(batch.data, self.device))
                 try:
-                    names |= self._scores(batch).keys()
+                    names |= trainer._scores(batch).keys()
                 except RuntimeError as error:
                     if "does not require grad" not in str(error):
                         raise
@@ -515,7 +542,7 @@ class Trainer:
             weight = batch.local_size * world_size() / samples  # the mean over processes is taken afterwards
             self.micro_batch = MicroBatch(number == 1, number == len(micro_batches), weight)
             try:
-                losses = self.train_step(to_device(batch.data, self.device))
+                losses = self.train_step(self.augment(to_device(batch.data, self.device)))
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -529,6 +556,7 @@ class Trainer:
             self.training_losses.add(losses, batch.local_size, self.global_step + 1)
         if self._steps == steps and world_size() > 1:  # or the processes would have different weights
             raise UserError("train_step has made no update; make each by self.minimize(loss, optimizer)")
+        self.weight_average.update(self.global_step)
         self.global_step += 1
         self.epoch_step += 1
         self.speed.samples += samples
@@ -643,7 +671,8 @@ class Trainer:
 
     def eval_loop(self, save_per_epochs: int = 1) -> float:
         """Evaluates after an epoch, tells the schedules, keeps the best, records and saves; returns the key metric."""
-        scores = self.evaluate(self.eval_loader)
+        trainer = self.averaged()
+        scores = trainer.evaluate(self.eval_loader)
         require(scores, self.key_metric, "the key_metric, in the scores")
         self.update_lr_scheduler(scores)
         self._update_best(scores)
@@ -653,13 +682,20 @@ class Trainer:
         )  # before the state, so that a resumed run has it
         self.epoch_step = 0
         lrs, is_best = learning_rates(self.optimizer_list), self.best_epoch == self.epoch
-        self._table.print_row(self.epoch, self.epochs, train_loss, scores, lrs, seconds, is_best)
+        self._table.print_row(self.epoch, self.epochs, train_loss, scores, self.key_metric, lrs, seconds, is_best)
         due = self.config.save_per_steps and self.global_step % self.config.save_per_steps == 0
         if self.epoch % save_per_epochs == 0 or due or self.is_finished():
             self._save()
         if self.config.pictures == "epoch":
-            self._draw(self.eval_loader, "eval", self.global_step)
+            trainer._draw(self.eval_loader, "eval", self.global_step)
         return scores[self.key_metric]
+
+    def averaged(self) -> "Trainer":
+        """The trainer to evaluate and to predict with: this one or, with --ema, a copy that has the averaged weights.
+
+        Evaluation and `draw` run on that copy: there, what they set on `self` is gone afterwards.
+        """
+        return self.weight_average.twin_of(self)
 
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Mean losses and scores over all samples of `loader`; modes, buffers and random states stay as they were."""
@@ -667,10 +703,11 @@ class Trainer:
         for metric in self.dataset_metrics.values():
             metric.reset()
         broadcast_buffers(self.model_list)
-        with evaluating(self.model_list), preserve_rng_state(self.device), console.progress("eval", len(loader)) as bar:
+        trainer, bar = self.averaged(), console.progress("eval", len(loader))
+        with evaluating(trainer.model_list), preserve_rng_state(self.device), bar:
             for batch in self._awaited(loader, local_batches(loader, loader)):
                 self._check_stop()
-                means.add(self._scores(batch), batch.local_size)
+                means.add(trainer._scores(batch), batch.local_size)
                 bar.update()
             return {**means.means(), **compute(self.dataset_metrics)}
 
@@ -702,20 +739,23 @@ class Trainer:
             self.save_state(Path(self.ckpt_dir) / "best.pth", optim=False)
 
     def test(self) -> dict[str, float]:
-        """Loads best.pth and returns its scores on the test set; without a test set it only draws, and returns none."""
+        """Loads best.pth and returns its scores on the test set; without one it reports and draws alone: no scores."""
         best, split = Path(self.ckpt_dir) / "best.pth", "test" if len(self.test_loader) else "eval"
         draws = self.config.pictures != "none" and self._overrides("draw")
-        if not (draws or split == "test"):
+        if not (draws or self._overrides("report") or split == "test"):
             return {}
         if not on_rank_0(best.exists):
             print(f"there is no {best} to test")
             return {}
         self.load_state(best, optim=False)
-        scores = self.evaluate(loader := self.test_loader if split == "test" else self.eval_loader)
+        trainer = self.averaged()
+        scores = trainer.evaluate(loader := self.test_loader if split == "test" else self.eval_loader)
         if split == "test":
-            print(f"test of epoch {self.best_epoch}  " + "  ".join(f"{name} {v:.4f}" for name, v in scores.items()))
+            print(console.score_line(f"test of epoch {self.best_epoch}", scores))
+        if is_rank_0():
+            trainer.report(split)
         if draws:
-            self._draw(loader, split, self.global_step + 1)  # as record_result
+            trainer._draw(loader, split, self.global_step + 1)  # as record_result
         return scores if split == "test" else {}
 
     def _draw(self, loader: Any, split: str, step: int) -> None:
@@ -741,19 +781,23 @@ class Trainer:
     def inference(self, x: Any) -> Any:
         """The network's output for `x`, in eval mode, on the device and in the precision of the run."""
         self.check_inputs(x)
-        with evaluating(self.model_list), self.autocast():
-            return self.forward(to_device(x, self.device))
+        trainer = self.averaged()
+        with evaluating(trainer.model_list), self.autocast():
+            return trainer.forward(to_device(x, self.device))
 
     # ---- checkpoints ----
 
     def save_state(self, path: str | Path, optim: bool = True) -> None:
         """Writes the weights and scores and, with `optim`, all that continuing needs: see checkpoint/state.py.
 
+        With --ema the weights are the averaged ones; what is there to continue from has both.
+
         Raises:
             UserError: a weight is NaN or inf, or the file cannot be written; what was at `path` is still there.
         """
         check_weights(parameters_of(self.optimizer_list), self.scaler, self.global_step)
-        on_rank_0(checkpoint.save, state.collect(self, optim), path)
+        averaged = self.averaged()  # whose buffers are the present ones now
+        on_rank_0(checkpoint.save, state.collect(self if optim else averaged, optim), path)
 
     def load_state(self, path: str | Path, optim: bool = True) -> None:
         """Reads what `save_state` has written; without `optim` the weights alone, for inference.
@@ -788,8 +832,8 @@ class Trainer:
 
     def save_model(self, path: str | Path) -> None:
         """Writes the whole network, in eval mode, for `torch.export.load(path).module()`; a UserError with FSDP."""
-        twin = copy.copy(self)
-        twin.model_list = on_cpu(self.model_list)
+        twin = copy.copy(self.averaged())
+        twin.model_list = on_cpu(twin.model_list)
         x = self.example_input().cpu()
         export(Network(twin.model_list, twin.forward), torch.cat([x, x])[:2], path)
 

@@ -68,7 +68,9 @@ def test_a_run_leaves_the_files_that_the_readme_names(tmp_path: Path) -> None:
     run_dir = run(tmp_path, "--epochs", "2", "--keep_last", "1")
     names = {path.name for path in run_dir.iterdir()}
     pictures = {name for name in names if name.endswith(".png")}
-    assert names - pictures == {"log.txt", "config.json", "best.pth", "epoch2.pth", "runs", ".lock"}
+    tables = {name for name in names if name.endswith(".csv")}
+    assert names - pictures - tables == {"log.txt", "config.json", "best.pth", "epoch2.pth", "runs", ".lock"}
+    assert len(tables) == (Task.report is not Trainer.report)
     assert "lr.png" in pictures and (len(pictures) > 1) == (Task.draw is not Trainer.draw)
     assert "\n  2/2  " in (run_dir / "log.txt").read_text("utf-8")
     assert json.loads((run_dir / "config.json").read_text("utf-8"))["epochs"] == 2

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 import predict
-from backbones import from_torchvision
+from backbones import from_timm, from_torchvision
 from config import Config
 from data import load_data
 from engine import UserError, checkpoint
+from pretrained import build_timm, build_torchvision, torchvision_names
 from task import Task
 from test_project import run
 
@@ -33,10 +34,14 @@ def test_trained_weights_predict_images_of_any_size(tmp_path: Path) -> None:
     for name, size in (("wide.png", (90, 40)), ("tall.jpg", (33, 70))):
         Image.new("RGB", size, "white").save(tmp_path / name)
     output = tmp_path / "predictions.csv"
-    predict.predict(predict.Arguments((tmp_path / "wide.png", tmp_path / "tall.jpg"), run_dir / "best.pth", output))
-    header, *rows = output.read_text("utf-8").splitlines()
-    assert header == "input,class,probability"
-    assert [Path(row.split(",")[0]).name for row in rows] == ["wide.png", "tall.jpg"]
+    inputs = (tmp_path / "wide.png", tmp_path / "tall.jpg")
+    predict.predict(predict.Arguments(inputs, run_dir / "best.pth", output, explain=True))
+    header, *rows = (line.split(",") for line in output.read_text("utf-8").splitlines())
+    assert header[:4] == ["input", "class", "probability", "top2"]
+    assert {f"p({name})" for name in checkpoint.load(run_dir / "best.pth")["meta"]["classes"]} <= set(header)
+    assert [Path(row[0]).name for row in rows] == ["wide.png", "tall.jpg"]
+    assert [Path(row[-1]).name for row in rows] == ["wide.png", "tall.png"]  # what they rest on, drawn
+    assert all(Path(row[-1]).is_file() for row in rows)
 
 
 def test_a_folder_of_class_folders_is_enough(tmp_path: Path) -> None:
@@ -53,16 +58,21 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Task(Config(data=str(tmp_path)))
 
 
-@pytest.mark.parametrize("name", ["resnet18"])
-def test_a_torchvision_backbone_computes_what_torchvision_does(name: str) -> None:
-    from torchvision.models import get_model
-
-    torch.manual_seed(0)
-    whole = get_model(name).eval()
-    torch.manual_seed(0)
-    stem, body, features = from_torchvision(name, pretrained=False)
-    last = list(whole.modules())[-1]
-    chain = torch.nn.Sequential(*stem, *body, last).eval()
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "tf_efficientnet_lite0"])
+def test_a_backbone_computes_what_its_library_does(name: str) -> None:
     x = torch.rand(2, 3, 64, 64)
-    assert last.in_features == features
+    if name in torchvision_names():
+        torch.manual_seed(0)
+        whole = build_torchvision(name, "none").eval()
+        torch.manual_seed(0)
+        stem, body, features = from_torchvision(name, "none")
+        last = list(whole.modules())[-1]
+    else:
+        torch.manual_seed(0)
+        whole = build_timm(name, None, num_classes=0).eval()
+        torch.manual_seed(0)
+        stem, body, features = from_timm(name, None, 64)
+        last = torch.nn.Identity()
+    chain = torch.nn.Sequential(*stem.values(), *body.values(), last).eval()
+    assert len(stem) > 0
     torch.testing.assert_close(chain(x), whole(x))

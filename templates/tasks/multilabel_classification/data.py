@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augmentation import AugmentedSplit
-from backbones import backbone_meta, check_image_size
+from augmentation import AugmentedSplit, augmentation_of
+from backbones import image_statistics
 from cells import read_booleans
 from config import Config
 from crops import crop_batches, read_splits
@@ -20,9 +20,9 @@ from engine.runtime.seeding import epoch_generator
 from image_files import note_shared_files
 from tables import Table, find_tables, read_table, with_targets
 
-# By split, images (N, 3, S, S) and labels (N, L), 0.0 or 1.0; for prediction, the names of the labels and more; and
-# the part to hold out as test.
-Found = tuple[dict[str, tuple[Any, Tensor]], dict[str, Any], float]
+# By split, image files, or images in memory (N, 3, S, S); by split, labels (N, L), 0.0 or 1.0; the names of the labels;
+# and the part to hold out as test.
+Found = tuple[dict[str, Any], dict[str, Tensor], list[str], float]
 
 
 def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
@@ -31,21 +31,22 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     Without a val split parts of train are held out, of the images of every label, as val and as test; test never
     chooses the model.
     """
-    check_image_size(config.image_size, config.backbone)
-    found, meta, test_fraction = make_synthetic(config) if config.data == "synthetic" else read_folder(config)
-    groups = {name: rarest_label(y) for name, (_, y) in found.items()}
-    splits = make_splits(found, groups, config.val_fraction, config.seed, test_fraction)
+    found, y, labels, test_fraction = make_synthetic(config) if config.data == "synthetic" else read_folder(config)
+    images, meta = read_splits(found, config)
+    meta |= {"labels": labels}
+    pairs = {name: (images[name], y[name]) for name in images}
+    groups = {name: rarest_label(of_split) for name, of_split in y.items()}
+    splits = make_splits(pairs, groups, config.val_fraction, config.seed, test_fraction)
     for name, split in splits.items():
         for label, count in zip(meta["labels"], split.y[split.indices].sum(0).tolist(), strict=True):
             if not count:
                 print(f"note: no image of {name} has the label {label!r}")
-    meta |= backbone_meta(splits["train"], config)
-    counts = {name: int(count) for name, count in zip(meta["labels"], found["train"][1].sum(0), strict=True)}
+    meta |= image_statistics(splits["train"]) if meta["backbone"] == "small" else {}
+    counts = {name: int(count) for name, count in zip(labels, y["train"].sum(0), strict=True)}
     print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels with {len(counts)} labels")
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     print(wrapped(f"labels of all training images: {listed}"))
-    augmented = AugmentedSplit(splits["train"], config.seed, config.shift_fraction, config.flip)
-    return splits | {"train": augmented}, meta
+    return splits | {"train": AugmentedSplit(splits["train"], augmentation_of(config, meta), config.seed)}, meta
 
 
 def rarest_label(y: Tensor) -> Tensor:
@@ -77,9 +78,7 @@ def read_folder(config: Config) -> Found:
                 raise UserError(f"{table.place(row)}: {file.name} is in {places[file]} already; an image has one row")
     targets = {name: read_labels(table, labels) for name, table in tables.items()}
     note_shared_files(files)
-    images, value_range = read_splits(files, config.image_size)
-    meta = {"labels": labels, "value_range": value_range}
-    return {name: (images[name], targets[name]) for name in files}, meta, test_fraction
+    return files, targets, labels, test_fraction
 
 
 def read_labels(table: Table, labels: list[str]) -> Tensor:
@@ -98,15 +97,16 @@ def make_synthetic(config: Config) -> Found:
     size = config.image_size or 32
     down, right = torch.meshgrid(*[torch.linspace(0, 2 * torch.pi, size)] * 2, indexing="ij")
     waves = torch.stack([2 * down, 3 * right, 3 * (down + right), 6 * down, 6 * right])
-    found: dict[str, tuple[Any, Tensor]] = {}
+    images: dict[str, Any] = {}
+    targets: dict[str, Tensor] = {}
     for name, count in {"train": 256 if config.smoke else 2048, "test": 64 if config.smoke else 256}.items():
-        labels = (torch.rand(count, len(waves), generator=generator) < 0.3).float()
+        targets[name] = (torch.rand(count, len(waves), generator=generator) < 0.3).float()
         phase = 2 * torch.pi * torch.rand(count, len(waves), 1, 1, generator=generator)
-        pattern = (labels.view(count, -1, 1, 1) * (waves + phase).sin()).sum(1, keepdim=True)
+        pattern = (targets[name].view(count, -1, 1, 1) * (waves + phase).sin()).sum(1, keepdim=True)
         noise = torch.randn(count, 3, size, size, generator=generator)
-        found[name] = (128 + 40 * pattern + 30 * noise).clamp(0, 255).byte(), labels
+        images[name] = (128 + 40 * pattern + 30 * noise).clamp(0, 255).byte()
     names = ["coarse horizontal", "coarse vertical", "diagonal", "fine horizontal", "fine vertical"]
-    return found, {"labels": names}, 0.0
+    return images, targets, names, 0.0
 
 
 def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:

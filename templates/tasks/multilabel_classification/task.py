@@ -1,19 +1,25 @@
 """Multilabel classification: loss, metrics, pictures. Files are read in data.py; the loop is in engine/trainer.py."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from augmentation import augmentation_of
 from config import Config
-from crops import draw_images
 from data import load_data
 from engine.data.loaders import make_loaders
+from engine.network import merge_stages
 from engine.optim.optimizers import build_optimizers
 from engine.trainer import Trainer
+from fine_tuning import choose_batch_size, choose_epochs, freeze, lr_factors
+from grad_cam import draw_most_probable
+from image_grid import draw_images
 from images import check_images
+from linear_probe import fit_head
 from metrics import F1, MeanAveragePrecision
-from model import build_model_list
+from model import STAGES, build_stages
 
 
 class Task(Trainer):
@@ -22,14 +28,28 @@ class Task(Trainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         splits, self.meta = load_data(config)
+        self.augmentation = augmentation_of(config, self.meta)
+        self.epochs = choose_epochs(config, self.meta)
+        batch_size = choose_batch_size(config, self.meta, len(splits["train"]))
         self.train_loader, self.eval_loader, self.test_loader = make_loaders(
-            splits, config.batch_size, config.seed, self.device, config.workers
+            splits, batch_size, config.seed, self.device, config.workers
         )
-        self.model_list = build_model_list(self.meta, config.num_parts, pretrained=not config.from_scratch)
-        self.optimizer_list = build_optimizers(self.model_list, config)
+        self.stages = build_stages(self.meta, config.weights)
+        freeze(dict(zip(STAGES, self.stages, strict=True)), config, self.meta)
+        self.model_list = merge_stages(self.stages, config.num_parts)
+        self.optimizer_list = build_optimizers(self.model_list, config, lr_factors(self.stages, config, self.meta))
         self.criterion = nn.BCEWithLogitsLoss()
         self.dataset_metrics = {"map": MeanAveragePrecision(), "f1_micro": F1(micro=True), "f1_macro": F1(micro=False)}
         self.key_metric = "map"
+
+    def augment(self, batch: Any) -> Any:
+        """Images and targets after what is done to whole batches; mixed images have probabilities (B, C) as targets."""
+        return self.augmentation(batch, len(self.meta["labels"]))
+
+    def prepare(self) -> None:
+        """Fits the head of a pretrained network to what its backbone says of the training images."""
+        if self.meta["pretrained"]:
+            fit_head(self.stages, self.train_loader, self.criterion, self.device)
 
     def check_inputs(self, x: Tensor) -> None:
         """Raises a UserError for anything but images of bytes."""
@@ -64,3 +84,14 @@ def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) 
         each = {f"p({label})": probability for label, probability in found}
         rows.append({"input": name, "labels": " + ".join(likely), **each})
     return rows
+
+
+def explain(task: Trainer, x: Tensor, pred: Tensor) -> Iterator[Any]:
+    """For predict.py --explain: a figure for each image, of where the network looks for the most probable label.
+
+    Args:
+        task: with weights.
+        x: images (B, 3, S, S).
+        pred: their logits (B, L).
+    """
+    return draw_most_probable(task, x, pred.sigmoid(), task.meta["labels"])

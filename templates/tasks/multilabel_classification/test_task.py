@@ -33,10 +33,11 @@ def test_trained_weights_predict_images_of_any_size(tmp_path: Path) -> None:
     run_dir = run(tmp_path / "runs", "--data", str(data), "--epochs", "1", "--warm_up_mode", "none")
     Image.new("RGB", (90, 40), "white").save(tmp_path / "wide.png")
     output = tmp_path / "predictions.csv"
-    predict.predict(predict.Arguments((tmp_path / "wide.png",), run_dir / "best.pth", output))
+    predict.predict(predict.Arguments((tmp_path / "wide.png",), run_dir / "best.pth", output, explain=True))
     header, row = (line.split(",") for line in output.read_text("utf-8").splitlines())
-    assert header == ["input", "labels", "p(odd)", "p(red)"]
-    assert Path(row[0]).name == "wide.png" and all(0 <= float(cell) <= 1 for cell in row[2:])
+    assert header == ["input", "labels", "p(odd)", "p(red)", "explained"]
+    assert Path(row[0]).name == "wide.png" and all(0 <= float(cell) <= 1 for cell in row[2:4])
+    assert Path(row[4]) == tmp_path / "predictions_explained" / "wide.png" and Path(row[4]).is_file()
 
 
 def test_labels_may_be_numbers_or_true_and_false(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+import pretrained
 from config import Config
 from engine.data.arrays import array_batches
 from engine.data.splits import Split, choose_splits, sizes_of
@@ -28,8 +28,9 @@ from images import (
     upright_size,
 )
 from masks import MOST_COLOURS, Coding, MaskLook, coding_of, hexadecimal, look_at_mask
+from pairs import AugmentedPairs, Pair, Pairs, augmentation_of
 
-Pair = tuple[Tensor, Tensor]  # an image, uint8 (3, H, W), and its mask, uint8 class indices (H, W)
+LARGEST = {"small": 256, "pretrained": 384}  # shorter side of images, in pixels, by default
 # By split, pairs, and their heights and widths; and, for prediction, the names of the classes and more.
 Found = tuple[dict[str, Any], dict[str, list[tuple[int, int]]], dict[str, Any]]
 
@@ -46,88 +47,31 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     groups = {name: torch.zeros(len(split)) for name, split in sizes.items()}
     chosen = choose_splits(groups, config.val_fraction, config.seed)
     splits = {name: Pairs(pairs[source], sizes[source], indices) for name, (source, indices) in chosen.items()}
-    train = splits["train"]
+    train, augmentation = splits["train"], augmentation_of(config, meta["image_size"])
+    meta |= image_statistics(train) if meta["backbone"] == "small" else {}
+    cropped = f"cropped to {augmentation.crop_size} pixels"
+    print(f"data: {sizes_of(splits)} images, {cropped}, {len(meta['classes'])} classes")
+    return {**splits, "train": AugmentedPairs(train, augmentation, config.seed)}, meta
+
+
+def network_for(config: Config, side: int) -> dict[str, Any]:
+    """The network and the shorter side of its images, in pixels; of a pretrained one mean and deviation of channels.
+
+    Args:
+        config: whose `backbone` may be "auto": see `choose_network` in pretrained.py.
+        side: the median shorter side of the training images, in pixels.
+    """
+    chosen = pretrained.choose_network(config.backbone, config.weights, side)
+    expected = {} if chosen["backbone"] == "small" else pretrained.what_it_expects(chosen["backbone"])
+    image_size = config.image_size or min(LARGEST["pretrained" if expected else "small"], side)
+    chosen |= {name: expected[name] for name in ("mean", "std") if name in expected}
+    return chosen | {"width": config.width, "image_size": image_size}
+
+
+def image_statistics(train: Pairs) -> dict[str, list[float]]:
+    """Of up to 200 of the images: mean and standard deviation of each channel."""
     sample = torch.cat([train.pair(i)[0].flatten(1) for i in range(0, len(train), len(train) // 200 + 1)], 1).float()
-    image_size = meta["image_size"]
-    meta |= {"width": config.width}
-    meta |= {"mean": sample.mean(1).tolist(), "std": sample.std(1).clamp(min=1).tolist()}
-    print(f"data: {sizes_of(splits)} images, cropped to {image_size} pixels, {len(meta['classes'])} classes")
-    return {**splits, "train": RandomCrops(train, image_size, config.ignore_index, config.seed)}, meta
-
-
-# ---- splits of pairs ----
-
-
-class Pairs(Split):
-    """A split of pairs; batches hold pairs of one size, uncropped: images (B, 3, H, W) and masks (B, H, W).
-
-    Args:
-        pairs: by number, a pair: a list, or an object that reads files.
-        sizes: height and width of every pair.
-        indices: numbers of the pairs that belong to this split, shape (N,).
-    """
-
-    def __init__(self, pairs: Any, sizes: Sequence[tuple[int, int]], indices: Tensor) -> None:
-        super().__init__(pairs, None, indices)
-        self.sizes = sizes
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether reading needs no worker process."""
-        return isinstance(self.x, list)
-
-    def __getitems__(self, positions: list[int]) -> Pair:
-        images, masks = zip(*(self.pair(position) for position in positions), strict=True)
-        return torch.stack(images), torch.stack(masks)
-
-    def pair(self, position: int) -> Pair:
-        """One image and its mask."""
-        image, mask = self.x[int(self.indices[position])]
-        return image, mask
-
-    def preview(self, count: int) -> Pair:
-        """A batch to look at: one of the batches of an evaluation, chosen at random, since they are of one size."""
-        batches = self.eval_batches(count)
-        return self.__getitems__(batches[torch.randint(len(batches), (), generator=epoch_generator(0, 0))])
-
-    def eval_batches(self, batch_size: int) -> list[list[int]]:
-        """The batches of an evaluation: pairs of different sizes never share one, so that none is padded."""
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for position, index in enumerate(self.indices.tolist()):
-            by_size.setdefault(self.sizes[index], []).append(position)
-        return [same[i : i + batch_size] for same in by_size.values() for i in range(0, len(same), batch_size)]
-
-
-class RandomCrops(Pairs):
-    """Square crops of the pairs, flipped at random as (seed, epoch, index) say, whichever worker reads them.
-
-    Args:
-        pairs: what is cropped.
-        side: of the crops; a smaller pair is padded with zeros and `ignore_index`.
-        ignore_index: class index of the pixels that do not count.
-        seed: of the random numbers.
-    """
-
-    def __init__(self, pairs: Pairs, side: int, ignore_index: int, seed: int) -> None:
-        super().__init__(pairs.x, pairs.sizes, pairs.indices)
-        self.side = side
-        self.ignore_index = ignore_index
-        self.seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draws three numbers in [0, 1) per pair: for the row and column of its crop, and for the flip."""
-        self.draws = torch.rand(len(self), 3, generator=epoch_generator(self.seed, epoch))
-
-    def pair(self, position: int) -> Pair:
-        """The crop of one pair, of this epoch."""
-        image, mask = super().pair(position)
-        padding = [0, max(0, self.side - mask.shape[1]), 0, max(0, self.side - mask.shape[0])]
-        image, mask = F.pad(image, padding), F.pad(mask, padding, value=self.ignore_index)
-        down, right, flip = self.draws[position].tolist()
-        top, left = int(down * (mask.shape[0] - self.side + 1)), int(right * (mask.shape[1] - self.side + 1))
-        image, mask = (v[..., top : top + self.side, left : left + self.side] for v in (image, mask))
-        return (image.flip(-1), mask.flip(-1)) if flip < 0.5 else (image, mask)
+    return {"mean": sample.mean(1).tolist(), "std": sample.std(1).clamp(min=1).tolist()}
 
 
 # ---- files ----
@@ -180,13 +124,14 @@ def read_folder(config: Config) -> Found:
     classes = check_classes(root, by_split, coding, config.ignore_index)
 
     sizes = {name: [looks[mask][0] for _, mask in pairs] for name, pairs in files.items()}
-    image_size = config.image_size or min(256, median_shorter_side(sizes["train"]))
+    meta = network_for(config, median_shorter_side(sizes["train"]))
+    image_size = meta["image_size"]
     value_range = survey([image for image, _ in files["train"]]).value_range
     reader = PairReader(image_size, value_range, coding)
     scaled = {name: [scaled_size(size, image_size)[::-1] for size in of] for name, of in sizes.items()}
     keep = sum(4 * height * width for of in scaled.values() for height, width in of) <= FITS_INTO_MEMORY
     pairs = {name: in_threads(reader, of) if keep else PairFiles(of, reader) for name, of in files.items()}
-    return pairs, scaled, {"classes": classes, "image_size": image_size, "value_range": value_range}
+    return pairs, scaled, meta | {"classes": classes, "value_range": value_range}
 
 
 def check_classes(root: Path, found: dict[str, dict[Path, set[int]]], coding: Coding, ignored: int) -> list[str]:
@@ -331,7 +276,7 @@ def make_synthetic(config: Config) -> Found:
             image = 100 + 60 * disc - 60 * bar + 30 * torch.randn(3, side, side, generator=generator)
             pairs[name].append((image.clamp(0, 255).byte(), mask))
     sizes = {name: [(side, side)] * len(of_split) for name, of_split in pairs.items()}
-    return pairs, sizes, {"classes": ["ground", "disc", "bar"], "image_size": side}
+    return pairs, sizes, network_for(config, side) | {"classes": ["ground", "disc", "bar"]}
 
 
 def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +25,31 @@ class PixelCrossEntropy(nn.Module):
         """A scalar, from logits (B, C, H, W) and class indices (B, H, W)."""
         losses = F.cross_entropy(pred, y.long(), ignore_index=self.ignore_index, reduction="none")
         return (losses.sum((1, 2)) / (y != self.ignore_index).sum((1, 2)).clamp(min=1)).mean()
+
+
+class DiceLoss(nn.Module):
+    """1 - 2 |P T| / (|P| + |T|) (Milletari et al. 2016): the mean over an image's classes, then over images.
+
+    P are the probabilities of a class and T is 1 where it is true. Only classes that are in the mask count.
+
+    Args:
+        ignore_index: class index of the pixels that do not count.
+    """
+
+    def __init__(self, ignore_index: int) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, pred: Tensor, y: Tensor) -> Tensor:
+        """A scalar, from logits (B, C, H, W) and class indices (B, H, W)."""
+        y = y.unsqueeze(1)
+        counted = y != self.ignore_index
+        true = (y == torch.arange(pred.shape[1], device=y.device).view(-1, 1, 1)) & counted
+        probabilities = pred.softmax(1) * counted
+        both, sizes = (probabilities * true).sum((2, 3)), true.sum((2, 3))  # by image and class, (B, C)
+        losses = 1 - 2 * both / (probabilities.sum((2, 3)) + sizes).clamp(min=1)
+        present = sizes > 0
+        return ((losses * present).sum(1) / present.sum(1).clamp(min=1)).mean()
 
 
 class MeanIoU(ConfusionMetric):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -11,12 +12,14 @@ from classification import draw_confusion
 from config import Config
 from data import load_data
 from engine.data.loaders import make_loaders
+from engine.network import merge_stages
 from engine.optim.optimizers import build_optimizers
 from engine.runtime.errors import UserError
 from engine.trainer import Trainer
+from fine_tuning import choose_batch_size, freeze, lr_factors
 from images import check_images, opened, upright_size
-from metrics import MeanIoU, PixelAccuracy, PixelCrossEntropy, draw_masks
-from model import build_model_list
+from metrics import DiceLoss, MeanIoU, PixelAccuracy, PixelCrossEntropy, draw_masks
+from model import STAGES, build_stages
 
 
 class Task(Trainer):
@@ -28,12 +31,16 @@ class Task(Trainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         splits, self.meta = load_data(config)
+        batch_size = choose_batch_size(config, self.meta, len(splits["train"]))
         self.train_loader, self.eval_loader, self.test_loader = make_loaders(
-            splits, config.batch_size, config.seed, self.device, config.workers
+            splits, batch_size, config.seed, self.device, config.workers
         )
-        self.model_list = build_model_list(self.meta, config.num_parts)
-        self.optimizer_list = build_optimizers(self.model_list, config)
+        stages = build_stages(self.meta, config.weights)
+        freeze(dict(zip(STAGES, stages, strict=True)), config, self.meta)
+        self.model_list = merge_stages(stages, config.num_parts)
+        self.optimizer_list = build_optimizers(self.model_list, config, lr_factors(stages, config, self.meta))
         self.criterion = PixelCrossEntropy(config.ignore_index)
+        self.dice_loss, self.dice_weight = DiceLoss(config.ignore_index), config.dice_weight
         self.iou = MeanIoU(len(self.meta["classes"]), config.ignore_index)
         accuracy = PixelAccuracy(len(self.meta["classes"]), config.ignore_index)
         self.dataset_metrics = {"miou": self.iou, "pixel_acc": accuracy}
@@ -44,8 +51,10 @@ class Task(Trainer):
         check_images(x)
 
     def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy over pixels; any other loss by name would be recorded beside it."""
-        return {"loss": self.criterion(pred, y)}
+        """Cross-entropy plus the Dice loss; in training both are recorded, too."""
+        terms = {"ce": self.criterion(pred, y), "dice_loss": self.dice_loss(pred, y)}
+        loss = terms["ce"] + self.dice_weight * terms["dice_loss"]
+        return {"loss": loss, **(terms if torch.is_grad_enabled() else {})}
 
     def draw(self, batch: Any) -> dict[str, Any]:
         """Some images with their true and predicted masks, and the confusion matrix of the whole evaluation."""

@@ -10,8 +10,13 @@ import predict
 from config import Config
 from data import load_data
 from engine import UserError, checkpoint
-from metrics import PixelCrossEntropy
+from metrics import DiceLoss, PixelCrossEntropy
+from model import build_stages, from_timm
+from pairs import Augmentation, jittered
+from pretrained import DEFAULT, build_timm
 from test_project import run
+
+NETWORK = {"classes": ["a", "b", "c"], "width": 4, "mean": [127.5] * 3, "std": [127.5] * 3}
 
 
 def write(root: Path, *names: str, size: tuple[int, int] = (24, 20), number: int = 1) -> Path:
@@ -60,6 +65,90 @@ def test_ignored_pixels_change_no_loss() -> None:
         torch.nn.functional.cross_entropy(pred[1:], y[1:].long()),
     ]
     torch.testing.assert_close(PixelCrossEntropy(255)(pred, y), torch.stack(expected).mean())
+
+
+def test_the_dice_loss_is_the_mean_over_the_classes_of_an_image_and_over_images() -> None:
+    torch.manual_seed(0)
+    pred, y = torch.randn(2, 3, 4, 6), torch.randint(2, (2, 4, 6)).byte()  # the third class is in no mask
+    y[0, :, 3:] = 255
+    expected = []
+    for logits, mask in ((pred[0, :, :, :3], y[0, :, :3]), (pred[1], y[1])):
+        for number in (0, 1):
+            p, true = logits.softmax(0)[number], mask == number
+            expected.append(1 - 2 * p[true].sum() / (p.sum() + true.sum()))
+    torch.testing.assert_close(DiceLoss(255)(pred, y), torch.stack(expected).mean())
+
+
+def test_an_image_without_pixels_that_count_has_no_loss() -> None:
+    pred, y = torch.randn(1, 3, 4, 6, requires_grad=True), torch.full((1, 4, 6), 255).byte()
+    loss = PixelCrossEntropy(255)(pred, y) + DiceLoss(255)(pred, y)
+    loss.backward()
+    assert loss == 0 and pred.grad is not None and not pred.grad.any()
+
+
+@pytest.mark.parametrize("name", ["small", DEFAULT])
+def test_logits_have_the_size_of_the_image_whatever_it_is(name: str) -> None:
+    network = torch.nn.Sequential(*build_stages({**NETWORK, "backbone": name})).eval()
+    for size in ((1, 1), (33, 7), (64, 96)):
+        assert network(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape == (1, 3, *size)
+
+
+def test_stem_and_encoder_make_the_feature_maps_of_timm() -> None:
+    torch.manual_seed(0)
+    network = build_timm(DEFAULT, None, features_only=True).eval()
+    torch.manual_seed(0)
+    stem, encoder, _ = build_stages({**NETWORK, "backbone": DEFAULT})
+    x = torch.randint(256, (2, 3, 64, 96)).byte()
+    image, *maps = torch.nn.Sequential(stem, encoder).eval()(x)
+    torch.testing.assert_close(maps, network(image))
+
+
+def test_crops_of_image_and_mask_lie_on_each_other() -> None:
+    mask = torch.zeros(60, 80).byte()
+    mask[20:45, 30:70] = 1
+    image = (100 * mask).expand(3, -1, -1).contiguous()
+    augmentation = Augmentation(32, (0.5, 2.0), flip=True, color_jitter=0.0, ignore_index=255)
+    for draws in torch.rand(50, 7, generator=torch.Generator().manual_seed(0)).tolist():
+        crop, classes = augmentation((image, mask), draws)
+        assert crop.shape == (3, 32, 32) and classes.shape == (32, 32)
+        counted = classes != 255
+        wrong = (crop[0] > 50) != (classes == 1)
+        assert counted.any() and (wrong & counted).float().mean() < 0.03
+
+
+def test_a_larger_scale_shows_a_smaller_part_larger() -> None:
+    mask = torch.arange(64).byte().expand(64, -1).contiguous()
+    image = mask.expand(3, -1, -1).contiguous()
+    for scale, first, last in ((0.0, 1, 63), (0.5, 16, 47), (1.0, 24, 39)):
+        augmentation = Augmentation(32, (0.5, 2.0), flip=False, color_jitter=0.0, ignore_index=255)
+        _, classes = augmentation((image, mask), [0.5, 0.5, 0.9, scale, 0.5, 0.5, 0.5])
+        assert classes[0, [0, -1]].tolist() == [first, last]
+
+
+def test_jitter_changes_colours_by_no_more_than_its_strength() -> None:
+    image = torch.full((3, 4, 4), 100).byte()
+    assert torch.equal(jittered(image, 0.2, [0.5, 0.1, 0.9]), image)
+    assert jittered(image, 0.2, [0.999, 0.5, 0.5]).unique().tolist() == [120]
+    assert jittered(image, 0.2, [0.0, 0.5, 0.5]).unique().tolist() == [80]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vit_tiny_patch16_224", "--backbone vit_tiny_patch16_224 takes images of one size only; choose another, as"),
+        ("mobilenet_v3_small", "--backbone mobilenet_v3_small is torchvision's, of which no feature maps are known"),
+    ],
+)
+def test_a_network_without_feature_maps_is_refused(name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        from_timm(name, None)
+
+
+def test_photographs_start_from_pretrained_weights(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", *(f"./{number}" for number in range(6)), size=(72, 64))
+    flags = ["--epochs", "1", "--warm_up_mode", "none", "--crop_size", "32"]
+    best = checkpoint.load(run(tmp_path / "runs", "--data", str(data), *flags) / "best.pth")
+    assert (best["meta"]["backbone"], best["meta"]["pretrained"]) == (DEFAULT, True)
 
 
 def test_a_bad_mask_is_named(tmp_path: Path) -> None:

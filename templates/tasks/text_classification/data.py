@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from classification import describe_classes
+from classification import check_balance, describe_classes, sampled
 from config import Config
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.runtime.errors import UserError
@@ -32,6 +32,7 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     Raises:
         UserError: a text without class, one class only or nearly as many as texts, a class that train does not have.
     """
+    check_balance(config)
     found, nameless, test_fraction = (make_synthetic if config.data == "synthetic" else read_tables)(config)
     texts, names, table = found["train"]
     counts = Counter(names)
@@ -57,7 +58,7 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     print(line + (f", {empty:,} are empty" if empty else ""))
     meta = {"classes": classes, "text_column": config.text_column, "nameless": nameless}
     meta |= {name: getattr(config, name) for name in ("max_length", "width", "layers", "dropout")}
-    return splits, meta
+    return splits | {"train": sampled(splits["train"], config)}, meta
 
 
 def check_classes(table: Table, names: Sequence[str], known: Mapping[str, int]) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from classification import MacroF1, class_rows, draw_confusion
+from classification import BalancedAccuracy, MacroF1, class_loss, class_rows, draw_confusion, report_classes
 from config import Config
 from data import load_data
 from engine.data.loaders import make_loaders
@@ -26,9 +26,9 @@ class Task(Trainer):
         )
         self.model_list = build_model_list(self.meta, config.num_parts)
         self.optimizer_list = build_optimizers(self.model_list, config)
-        self.criterion = nn.CrossEntropyLoss()
+        self.criterion = class_loss(config, splits["train"], self.meta["classes"])
         self.confusion = MacroF1(len(self.meta["classes"]))
-        self.dataset_metrics = {"f1": self.confusion}
+        self.dataset_metrics = {"f1": self.confusion, "balanced_acc": BalancedAccuracy(len(self.meta["classes"]))}
         self.key_metric = "acc"
 
     def check_inputs(self, x: Tensor) -> None:
@@ -48,6 +48,10 @@ class Task(Trainer):
     def draw(self, batch: Any) -> dict[str, Any]:
         """The confusion matrix of the whole evaluation."""
         return {"confusion": draw_confusion(self.confusion.matrix, self.meta["classes"])}
+
+    def report(self, split: str) -> None:
+        """Precision, recall, F1 and number of texts of each class."""
+        report_classes(self.confusion.matrix, self.meta["classes"], Path(self.ckpt_dir) / f"{split}_classes.csv")
 
 
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:

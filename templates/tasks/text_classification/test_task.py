@@ -35,9 +35,9 @@ def test_texts_that_training_never_saw_are_predicted(tmp_path: Path) -> None:
     output = tmp_path / "predictions.csv"
     predict.predict(predict.Arguments(tuple(new), run_dir / "best.pth", output))
     header, *rows = (line.split(",") for line in output.read_text("utf-8").splitlines())
-    assert header == ["input", "class", "probability"]
+    assert header == ["input", "class", "probability", "top2", "top2_probability", "p(bad)", "p(good)"]
     assert [place for place, *_ in rows] == [f"{new[0]}:1", f"{new[0]}:3", f"{new[1]}:2"]
-    assert {name for _, name, _ in rows} <= {"bad", "good"}
+    assert {name for _, name, *_ in rows} <= {"bad", "good"}
 
 
 def test_column_names_are_not_needed(tmp_path: Path) -> None:

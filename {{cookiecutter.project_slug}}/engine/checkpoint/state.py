@@ -13,6 +13,7 @@ from .. import settings
 from ..distributed.fsdp import load_model_state, load_optimizer_state, model_state, optimizer_state
 from ..distributed.process_group import all_gather, on_rank_0, rank
 from ..metrics import TrainingLosses
+from ..optim.ema import NoAverage
 from ..runtime.errors import UserError
 from ..runtime.seeding import rng_state, set_rng_state
 from ..schedulers import Schedule
@@ -30,6 +31,7 @@ class Resumable(Protocol):
     optimizer_list: list[Optimizer]
     lr_scheduler_list: list[Schedule]
     scaler: torch.amp.GradScaler
+    weight_average: NoAverage
     training_losses: TrainingLosses
     device: torch.device
     config: Any
@@ -56,7 +58,7 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
 
     model0 ... (weights and buffers), task_type, config (settings of the run) and the attributes in ALWAYS. With `optim`
     also optimizer0 ..., lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes),
-    sample_means, and those in TO_CONTINUE.
+    sample_means, those in TO_CONTINUE and, with EMA, the averaged weights: ema0 ...
     """
     state: dict[str, Any] = {f"model{number}": model_state(model) for number, model in enumerate(trainer.model_list)}
     state |= {"task_type": trainer.task_type, "config": settings.of_run(trainer.config)}
@@ -64,6 +66,7 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
     if not optim:
         return state
     state |= {name: getattr(trainer, name) for name in TO_CONTINUE}
+    state |= {f"ema{number}": model_state(model) for number, model in enumerate(trainer.weight_average.model_list)}
     for number, (optimizer, schedule) in enumerate(zip(trainer.optimizer_list, trainer.lr_scheduler_list, strict=True)):
         state[f"optimizer{number}"] = optimizer_state(optimizer, trainer.model_list)
         state[f"lr_scheduler{number}"] = schedule.state_dict()
@@ -77,7 +80,7 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
 
 
 def restore(trainer: Resumable, state: dict[str, Any], path: str | Path, optim: bool) -> None:
-    """Loads a state into a trainer; without `optim` the weights alone.
+    """Loads a state into a trainer; without `optim` the weights alone, which are the averaged ones if there are such.
 
     Learning rates are those of the present config, at the update from which the run continues.
 
@@ -91,9 +94,12 @@ def restore(trainer: Resumable, state: dict[str, Any], path: str | Path, optim: 
     check_network(state, trainer.model_list, path)
     if optim:
         check_continues(state, trainer, path)
+    averaged = [state.get(f"ema{number}", state[f"model{number}"]) for number in range(num_parts(state))]
     for number, model in enumerate(trainer.model_list):
-        load_model_state(model, state[f"model{number}"])
+        load_model_state(model, state[f"model{number}"] if optim else averaged[number])
         model.to(trainer.device)
+    for number, model in enumerate(trainer.weight_average.model_list):
+        load_model_state(model, averaged[number])
     if not optim:
         return
     for number, (optimizer, schedule) in enumerate(zip(trainer.optimizer_list, trainer.lr_scheduler_list, strict=True)):
@@ -181,6 +187,9 @@ def check_continues(state: Mapping[str, Any], trainer: Resumable, path: str | Pa
     saved = sum(name.removeprefix("optimizer").isdigit() for name in state)
     if saved != (optimizers := len(trainer.optimizer_list)):
         raise UserError(f"{path} holds the states of {saved} optimizers and optimizer_list has {optimizers}")
+    if ("ema0" in state) != bool(trainer.weight_average.model_list):
+        what, ema = ("averaged weights", "as it was") if "ema0" in state else ("no averaged weights", "to 0")
+        raise UserError(f"{path} holds {what}; set ema {ema}, or start a new run")
     needed = {*ALWAYS, *TO_CONTINUE, "training_losses", "rng_states", "data"}
     if missing := sorted(needed - state.keys()):
         raise UserError(f"{path} lacks {', '.join(missing)}: another version of the engine wrote it; start a new run")

@@ -146,6 +146,17 @@ def make_loaders(
     )
 
 
+def in_its_order(split: Split, batch_size: int, device: torch.device, workers: int) -> DataLoader[Any]:
+    """A loader of a whole split in its order, on every process; see make_loaders."""
+    return Loader(
+        split,
+        batch_sampler=batches_in_order(len(split), batch_size),
+        num_workers=0 if split.in_memory else workers,
+        collate_fn=_already_a_batch,
+        pin_memory=device.type == "cuda",
+    )
+
+
 def length_of(value: Any) -> int:
     """The length of a list, a data set or a loader; 0 if it has none, like the loader of an IterableDataset."""
     try:

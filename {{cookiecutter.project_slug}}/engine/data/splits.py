@@ -74,6 +74,38 @@ class Split(Dataset[Any]):
         return batches_in_order(len(self), batch_size)
 
 
+class BalancedSplit(Split):
+    """A split of which an epoch has every group equally often, or once more: as many samples as there are, drawn anew.
+
+    A group of few samples is repeated, each of them equally often or once more; of a large one a part is drawn. Which
+    samples an epoch has follows from (seed, epoch). What is drawn by position, such as augmentation, differs between
+    the repetitions of a sample.
+
+    Args:
+        split: the samples.
+        groups: number of each sample's group, such as its class, shape (N,); those that have no sample do not count.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, split: Split, groups: Tensor, seed: int) -> None:
+        super().__init__(split.x, split.y, split.indices)
+        self.seed = seed
+        sizes = groups.unique(return_counts=True)[1]
+        self.members = split.indices[groups.argsort(stable=True)].split(sizes.tolist())
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws the samples of an epoch."""
+        generator = epoch_generator(self.seed, epoch)
+        count, rest = divmod(len(self), len(self.members))
+        once_more = torch.randperm(len(self.members), generator=generator) < rest
+        drawn: list[Tensor] = []
+        for members, more in zip(self.members, once_more.tolist(), strict=True):
+            rounds, part = divmod(count + more, len(members))
+            drawn += [members.repeat(rounds), members[torch.randperm(len(members), generator=generator)[:part]]]
+        self.indices = torch.cat(drawn)
+
+
 class SeededSamples(Dataset[Any]):
     """Another Dataset, whose random numbers for a sample, such as those of its augmentation, follow from the epoch.
 

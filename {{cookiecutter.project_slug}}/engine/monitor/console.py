@@ -54,14 +54,19 @@ def cell(value: float) -> str:
 
 
 class EpochTable:
-    """A row for each epoch, with a star if it is the best so far, below a header if the columns are new."""
+    """A row for each epoch, with a star if it is the best so far, below a header if the columns are new.
+
+    What is wider than 80 characters has names cut to eight, and then the last scores are left out, not the key metric.
+    """
+
+    WIDTH = 78  # a star follows
 
     def __init__(self) -> None:
         self.columns: list[str] = []
 
     def print_row(
-        self, epoch: int, epochs: int, train_loss: float, scores: Mapping[str, float], lrs: Mapping[str, float],
-        seconds: float, best: bool,
+        self, epoch: int, epochs: int, train_loss: float, scores: Mapping[str, float], key_metric: str,
+        lrs: Mapping[str, float], seconds: float, best: bool,
     ) -> None:  # fmt: skip
         """The row of an epoch; `lrs` are the learning rates of the update that follows it."""
         values = {"train loss": train_loss, "eval loss": scores["loss"]}
@@ -70,11 +75,20 @@ class EpochTable:
         cells = {"epoch": f"{epoch}/{epochs}"} | cells | {"next lr": first_lr(lrs), "seconds": f"{seconds:.1f}"}
         least = {"epoch": 2 * len(str(epochs)) + 1, "next lr": 8}
         widths = {name: max(len(name), least.get(name, 7)) for name in cells}
-        if self.columns != list(cells):
-            self.columns = list(cells)
-            print("  ".join(name.rjust(width) for name, width in widths.items()))
+        optional = [name for name in scores if name not in ("loss", key_metric)]
+        if self._excess(widths):
+            widths |= {name: min(widths[name], 8) for name in scores if name != "loss"}
+        while optional and self._excess(widths):
+            del widths[optional.pop()]
+        if self.columns != list(widths):
+            self.columns = list(widths)
+            print("  ".join(name[:width].rjust(width) for name, width in widths.items()))
         row = "  ".join(cells[name].rjust(width) for name, width in widths.items())
         print(row + (" *" if best else ""))
+
+    def _excess(self, widths: Mapping[str, int]) -> bool:
+        """Whether columns of these widths, two spaces apart, are too wide."""
+        return sum(widths.values()) + 2 * (len(widths) - 1) > self.WIDTH
 
 
 class Speed:
@@ -104,6 +118,12 @@ def end_lines(run_dir: Path, seconds: float) -> str:
     return f"time {duration(seconds)}, files {run_dir}\ncurves: python -m tensorboard.main --logdir {run_dir.parent}"
 
 
+def score_line(what: str, scores: Mapping[str, float]) -> str:
+    """What the scores are of, and these; in more lines than one if they need it, each name beside its value."""
+    pairs = "  ".join(f"{name}\u00a0{value:.4f}" for name, value in scores.items())  # no line ends at such a space
+    return wrapped(f"{what}  {pairs}").replace("\u00a0", " ")
+
+
 def smoke_line(losses: Sequence[float], seconds: float) -> str:
     """What a smoke epoch prints at its end: first and last loss, and seconds."""
     return f"smoke epoch: loss {losses[0]:.4f} -> {losses[-1]:.4f} in {seconds:.1f} s"
@@ -117,6 +137,12 @@ def wrapped(line: str) -> str:
 def as_text(value: Any) -> str:
     """A value of a table as text; a float has six digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def columns_to_print(rows: Sequence[Mapping[str, Any]], width: int = 79, least: int = 3) -> list[str]:
+    """All columns of a table if they fit into a line of that many characters, else the first three."""
+    widths = [max(len(name), *(len(as_text(row[name])) for row in rows)) for name in rows[0]]
+    return list(rows[0])[: None if sum(widths) + 2 * (len(widths) - 1) <= width else least]
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], header: bool = True) -> None:

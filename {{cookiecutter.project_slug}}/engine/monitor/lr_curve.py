@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch.optim import SGD
 
-from ..optim.optimizers import OptimizerConfig, lr_per_part, name_by_part
+from ..optim.optimizers import lr_per_part, name_by_part
 from ..runtime.errors import UserError
-from ..schedulers import Schedule, ScheduleConfig, Timeline, build_schedule
+from ..schedulers import EPOCHS, Schedule, ScheduleConfig, Timeline, build_schedule
 from .figures import new_figure, render, write_png
 
 POINTS = 1000  # of a curve, about; the first and last updates of epochs and of the warm-up are among them
@@ -76,13 +76,15 @@ def lr_curves(timeline: Timeline, parts: Sequence[Sequence[float]]) -> dict[str,
     return name_by_part(pairs)
 
 
-class CurveConfig(ScheduleConfig, OptimizerConfig, Protocol):
+class CurveConfig(ScheduleConfig, Protocol):
     """The settings that `show` reads."""
 
     @property
+    def lr(self) -> tuple[float, ...]: ...
+    @property
     def num_parts(self) -> int: ...
     @property
-    def epochs(self) -> int: ...
+    def epochs(self) -> int | None: ...
     @property
     def resume(self) -> str: ...
 
@@ -96,7 +98,7 @@ def show(config: CurveConfig) -> None:
     if config.resume:
         raise UserError("--resume: the curve of a run that has begun is lr.png in its folder; leave it out")
     parts = [[lr] for lr in lr_per_part(config.lr, config.num_parts)]
-    timeline = Timeline(config, config.epochs, UPDATES_SHOWN, "loss", "min")
+    timeline = Timeline(config, config.epochs or EPOCHS, UPDATES_SHOWN, "loss", "min")
     print_lr(timeline, parts)
     write_png(draw_lr(timeline, parts), Path("lr.png"))
     print(f"the same is in lr.png; drawn for {UPDATES_SHOWN} updates per epoch, since the data was not read")

@@ -1,1 +1,1 @@
-"""What updates the weights: optimizers by name (optimizers.py, muon.py), and gradients (gradients.py)."""
+"""What updates the weights: optimizers by name (optimizers.py, muon.py), gradients; and averages them (ema.py)."""

@@ -72,8 +72,15 @@ def lr_per_part(lr: Sequence[float], parts: int) -> list[float]:
     return list(lr) * (parts // len(lr))
 
 
-def build_optimizers(model_list: Sequence[nn.Module], config: OptimizerConfig) -> list[Optimizer]:
+def build_optimizers(
+    model_list: Sequence[nn.Module], config: OptimizerConfig, lr_factors: Mapping[Tensor, float] | None = None
+) -> list[Optimizer]:
     """An optimizer for each part; biases and normalisation, of one dimension, have no weight decay.
+
+    Args:
+        model_list: the parts.
+        config: the settings.
+        lr_factors: by which the learning rate of some weights is multiplied, such as pretrained ones.
 
     Raises:
         UserError: an unknown optimizer, or `lr` with neither one value nor one per part.
@@ -83,12 +90,18 @@ def build_optimizers(model_list: Sequence[nn.Module], config: OptimizerConfig) -
     if config.optimizer not in OPTIMIZERS:
         raise UserError(f"--optimizer {config.optimizer} is unknown; choose one of {', '.join(OPTIMIZERS)}")
     kind, options = OPTIMIZERS[config.optimizer](config)
-    optimizers = []
+    optimizers: list[Optimizer] = []
+    factors = lr_factors or {}
     for part, lr in zip(model_list, lr_per_part(config.lr, len(model_list)), strict=True):
-        groups: dict[float, list[Tensor]] = {}  # by weight decay; each group costs a kernel of its own in every update
+        # By factor and weight decay; each group costs a kernel of its own in every update.
+        groups: dict[tuple[float, float], list[Tensor]] = {}
         for parameter in part.parameters():
-            groups.setdefault(config.weight_decay if parameter.dim() > 1 else 0.0, []).append(parameter)
-        listed = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+            factor, decay = factors.get(parameter, 1.0), config.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+        if not groups:
+            number, parts = len(optimizers), len(model_list)
+            raise UserError(f"part {number} of the network has no weights; set --num_parts to {parts - 1}")
+        listed = [{"params": same, "lr": factor * lr, "weight_decay": d} for (factor, d), same in groups.items()]
         optimizers.append(lightweight(kind)(listed, lr=lr, **options))
     return optimizers
 

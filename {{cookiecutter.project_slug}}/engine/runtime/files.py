@@ -1,9 +1,11 @@
 """Atomic writes: a file is there whole or not at all, and on the disk when the write returns. And locks of files."""
 
+import csv
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -36,6 +38,20 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
                 "then continue with --resume auto"
             ) from error
         raise
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Writes rows of values by column, below a header; NaN is an empty cell.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0].keys())
+    writer.writeheader()
+    writer.writerows({name: "" if value != value else value for name, value in row.items()} for row in rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ seeded by              what                                                 in
 seed                   initial weights                                      Trainer.__init__
 seed, epoch            all else in an epoch: dropout (and rank), shuffling  Trainer._start_epoch
 seed, epoch            order of samples                                     EpochSampler
+seed, epoch            samples of each group, if they are balanced          BalancedSplit
 seed, epoch, sample    augmentation                                         set_epoch, SeededSamples
 seed, 0                held-out validation set, synthetic data              hold_out, data.py
 """
