@@ -48,11 +48,13 @@ def transforms(*first: Any) -> Callable[[Any], Any]:
     return v2.Compose([v2.RandomCrop(SIZE, 2), v2.RandomHorizontalFlip(), *first, scale, v2.Normalize(mean, std)])
 
 
-def our_loader(own: Any, x: Any, count: int, shift_fraction: float, batch: int, workers: int) -> DataLoader[Any]:
+def our_loader(
+    own: Any, x: Any, size: int, count: int, shift_fraction: float, batch: int, workers: int
+) -> DataLoader[Any]:
     """The rendered project's loader of `count` training images, randomly cropped and flipped; `own` are its modules."""
     split = Split(x, torch.zeros(count, dtype=torch.long), torch.arange(count))
     config = own.config.Config(shift_fraction=shift_fraction)
-    augmentation = own.augmentation.augmentation_of(config, {"backbone": "small"})
+    augmentation = own.augmentation.augmentation_of(config, {"image_size": size, "crop_area": 1.0})
     augmented = own.augmentation.AugmentedSplit(split, augmentation, 0)
     return make_loaders({"train": augmented, "val": split}, batch, 0, torch.device("cpu"), workers).train
 
@@ -65,7 +67,7 @@ def pipelines(own: Any, pixels: torch.Tensor, folder: Path) -> dict[str, Iterabl
         picture.save(folder / "class" / f"{number}.jpg")
     by_pil, by_tensor = transforms(v2.ToImage()), transforms()
     normalize = own.backbones.Normalize(MEAN, STD)
-    ours = our_loader(own, pixels, COUNT, 2 / SIZE, BATCH, workers=0)
+    ours = our_loader(own, pixels, SIZE, COUNT, 2 / SIZE, BATCH, workers=0)
 
     class Ours:
         def __iter__(self) -> Any:
@@ -96,8 +98,8 @@ def photographs(own: Any, folder: Path) -> dict[str, Iterable[Any]]:
     change = v2.Compose([v2.Resize(224), v2.RandomCrop(224, 14), v2.RandomHorizontalFlip(), v2.ToImage()])
     theirs = ImageFolder(folder, change)
     return {
-        "**the rendered project, files**": our_loader(own, ours, PHOTOGRAPHS, 0.0625, 32, workers=0),
-        "**the rendered project, files, 2 workers**": our_loader(own, ours, PHOTOGRAPHS, 0.0625, 32, workers=2),
+        "**the rendered project, files**": our_loader(own, ours, 224, PHOTOGRAPHS, 0.0625, 32, workers=0),
+        "**the rendered project, files, 2 workers**": our_loader(own, ours, 224, PHOTOGRAPHS, 0.0625, 32, workers=2),
         "torchvision ImageFolder": DataLoader(theirs, 32, shuffle=True),
         "torchvision ImageFolder, 2 workers": DataLoader(theirs, 32, shuffle=True, num_workers=2),
     }

@@ -64,9 +64,25 @@ def test_images_of_64_pixels_start_pretrained_and_smaller_ones_from_scratch(own:
 def test_a_pretrained_network_sees_images_as_timm_shows_them_to_it(own: Any) -> None:
     meta = own.backbones.choose_backbone(own.config.Config(), 300)
     assert meta["mean"] == meta["std"] == [127.5] * 3
-    assert (meta["image_size"], meta["crop_fraction"], meta["interpolation"]) == (224, 0.875, "bicubic")
+    assert (meta["image_size"], meta["interpolation"]) == (288, "bicubic")
+    assert own.backbones.choose_backbone(own.config.Config(), 200)["image_size"] == 224
+    without_crops = own.backbones.choose_backbone(own.config.Config(crop_area=1.0), 300)
+    assert (without_crops["eval_size"], without_crops["crop_fraction"]) == (288, 0.875)
     assert own.backbones.choose_backbone(own.config.Config(image_size=160), 300)["image_size"] == 160
     assert own.backbones.choose_backbone(own.config.Config(backbone=LITE0), 32)["image_size"] == 128
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"), [({}, 288), ({"crop_area": 0.08}, 320), ({"eval_size": 256}, 256), ({"image_size": 64}, 64)]
+)
+def test_whole_images_are_seen_larger_than_random_crops(settings: dict[str, Any], size: int, own: Any) -> None:
+    meta = own.backbones.choose_backbone(own.config.Config(**settings), 200)
+    assert (meta["eval_size"], meta["crop_fraction"]) == (size, 1.0)
+
+
+def test_a_network_of_one_size_evaluates_at_it(own: Any) -> None:
+    meta = own.backbones.choose_backbone(own.config.Config(backbone="vit_tiny_patch16_224", weights="none"), 300)
+    assert meta["image_size"] == meta["eval_size"] == 224
 
 
 def test_without_the_package_and_a_network_the_small_one_is_trained(
@@ -295,7 +311,8 @@ def test_what_is_done_to_an_image_depends_on_no_other_image_of_its_batch(own: An
 def test_repetitions_of_an_image_are_augmented_each_by_itself(own: Any) -> None:
     x, y = torch.arange(16).repeat(100, 3, 16, 1), torch.tensor([0] * 90 + [1] * 3 + [2] * 3 + [3] * 4)
     images = Split(x, y, torch.arange(100))
-    augmentation = own.augmentation.augmentation_of(own.config.Config(shift_fraction=0.25), {"backbone": "small"})
+    config, chosen = own.config.Config(shift_fraction=0.25), {"image_size": 16, "crop_area": 1.0}
+    augmentation = own.augmentation.augmentation_of(config, chosen)
     augmented = own.augmentation.AugmentedSplit(BalancedSplit(images, y, 0), augmentation, seed=0)
     for epoch in (1, 2):
         augmented.set_epoch(epoch)

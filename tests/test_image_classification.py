@@ -93,7 +93,7 @@ def test_an_image_is_flipped_in_every_other_epoch_or_never(own: Any) -> None:
     x = torch.arange(16).expand(50, 3, 16, 16).contiguous()
     split = Split(x, torch.zeros(50), torch.arange(50))
     for flip in (True, False):
-        augmented = own.augmentation.AugmentedSplit(split, augmentation(own, shift_fraction=0.0, flip=flip), seed=0)
+        augmented = own.augmentation.AugmentedSplit(split, augmentation(own, 16, shift_fraction=0.0, flip=flip), seed=0)
         epochs = []
         for epoch in range(1, 4):
             augmented.set_epoch(epoch)
@@ -105,14 +105,14 @@ def test_an_image_is_flipped_in_every_other_epoch_or_never(own: Any) -> None:
 
 def test_crops_reach_as_far_as_the_setting_says(own: Any) -> None:
     split = Split(torch.zeros(500, 3, 32, 32), torch.zeros(500), torch.arange(500))
-    augmented = own.augmentation.AugmentedSplit(split, augmentation(own, shift_fraction=0.1), seed=0)
+    augmented = own.augmentation.AugmentedSplit(split, augmentation(own, 32, shift_fraction=0.1), seed=0)
     augmented.set_epoch(1)
     assert (augmented.padding, augmented.corners.min(), augmented.corners.max()) == (3, 0, 6)
 
 
-def augmentation(own: Any, **changes: Any) -> Any:
-    """The augmentation of a network from scratch, with some settings changed."""
-    return own.augmentation.augmentation_of(own.config.Config(**changes), {"backbone": "small"})
+def augmentation(own: Any, size: int, **changes: Any) -> Any:
+    """The augmentation of a network from scratch, with some settings changed, for images of a size in pixels."""
+    return own.augmentation.augmentation_of(own.config.Config(**changes), {"image_size": size, "crop_area": 1.0})
 
 
 def predicts_an_image_and_its_flip_alike(own: Any, config: Any, size: int = 32) -> bool:

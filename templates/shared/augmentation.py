@@ -17,8 +17,6 @@ from engine.data.splits import Split
 from engine.runtime.seeding import epoch_generator
 from random_crops import boxes_in, draw_numbers, random_resized_crops
 
-FINE_TUNING_CROP = 0.35  # the default crop_area of a pretrained network
-
 
 class Partner(NamedTuple):
     """What the images of a batch are mixed with."""
@@ -32,8 +30,9 @@ class Partner(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images; config.py explains each."""
+    """What is done to training images; config.py explains each setting."""
 
+    size: int  # side of the crops, in pixels
     shift_fraction: float
     crop_area: float
     flip: bool
@@ -79,12 +78,16 @@ class Augmentation:
 
 
 def augmentation_of(config: Config, meta: dict[str, Any]) -> Augmentation:
-    """The settings, and what is meant by those that are None."""
-    crop_area = config.crop_area
-    if crop_area is None:
-        crop_area = 1.0 if meta["backbone"] == "small" else FINE_TUNING_CROP
+    """The settings, and what `choose_backbone` has chosen where they are None."""
     return Augmentation(
-        config.shift_fraction, crop_area, config.flip, config.auto_augment, config.erasing, config.mixup, config.cutmix
+        meta["image_size"],
+        config.shift_fraction,
+        meta["crop_area"],
+        config.flip,
+        config.auto_augment,
+        config.erasing,
+        config.mixup,
+        config.cutmix,
     )
 
 
@@ -105,8 +108,7 @@ class AugmentedSplit(Split):
         self.augmentation = augmentation
         self.split = split
         self.seed = seed
-        self.size = split.x[split.indices[:1]].shape[-1]
-        self.padding = int(self.size * augmentation.shift_fraction)
+        self.padding = int(augmentation.size * augmentation.shift_fraction)
         first = torch.rand(len(self), generator=epoch_generator(seed, 0)) < 0.5
         self.flipped_by_parity = [first & augmentation.flip, ~first & augmentation.flip]
         self.set_epoch(0)
@@ -155,7 +157,7 @@ class AugmentedSplit(Split):
             images = [whole[number] for number in numbers.tolist()]
             sizes = torch.tensor([image.shape[1:] for image in images])
             boxes = boxes_in(sizes, self.draws[positions], (self.augmentation.crop_area, 1.0))
-            x = random_resized_crops(images, boxes, self.size, flipped)
+            x = random_resized_crops(images, boxes, self.augmentation.size, flipped)
         return x, self.y[numbers]
 
 

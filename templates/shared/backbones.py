@@ -17,6 +17,9 @@ from engine.runtime.errors import UserError
 from layers import Normalize
 
 MOST_ENLARGED = 4  # times, by default, to the size that a pretrained network expects
+FINE_TUNING_SIZE = 288  # pixels, if images have so many: more than most networks were pretrained with
+FINE_TUNING_CROP = 0.35  # the default crop_area of all networks but the small one
+SIZE_STEP = 32  # pixels, by which networks divide an image without a rest
 STEM_STRIDE = 8  # of the coarsest output of a stem, in pixels of the image
 
 Layers = dict[str, nn.Module]  # by name, in the order of computation
@@ -27,7 +30,9 @@ Backbone = tuple[Layers, Layers, int]  # layers of stem and body, and the number
 
 
 def choose_backbone(config: Config, side: int) -> dict[str, Any]:
-    """The backbone's name, the size and crop of its images and, of a pretrained one, their mean and deviation.
+    """The backbone's name, the sizes and crops of its images and, of a pretrained one, their mean and deviation.
+
+    Training images have the side "image_size", others "eval_size".
 
     Args:
         config: whose backbone "auto" is what `choose_network` in pretrained.py says.
@@ -39,18 +44,44 @@ def choose_backbone(config: Config, side: int) -> dict[str, Any]:
     chosen = pretrained.choose_network(config.backbone, config.weights, side)
     name = chosen["backbone"]
     chosen |= {"width": config.width, "crop_fraction": 1.0, "interpolation": "bilinear"}
+    fixed_size = False
     if name == "small":
         size = config.image_size or max(16, min(224, side))
     else:
         chosen |= pretrained.what_it_expects(name)
-        native = chosen["image_size"]
-        enlarged = native if chosen.pop("fixed_size") else max(32, MOST_ENLARGED * side // 32 * 32)
-        size = config.image_size or min(native, enlarged)
+        native, fixed_size = chosen["image_size"], chosen.pop("fixed_size")
+        size = config.image_size or (native if fixed_size else size_for_fine_tuning(native, side))
     least = 16 if name == "small" else 32
     if size < least:
         given = "--image_size" if config.image_size else "an image size of"
         raise UserError(f"{given} {size} is too small for the network; give --image_size {least} or more")
-    return chosen | {"image_size": size, "test_time_flip": config.flip and config.test_time_flip}
+    crop_area = config.crop_area or (1.0 if name == "small" else FINE_TUNING_CROP)
+    chosen |= {"image_size": size, "eval_size": size, "crop_area": crop_area}
+    if crop_area < 1 and name != "small" and not fixed_size:
+        chosen |= {"eval_size": config.eval_size or size_for_evaluation(size, crop_area), "crop_fraction": 1.0}
+    return chosen | {"test_time_flip": config.flip and config.test_time_flip}
+
+
+def size_for_fine_tuning(native: int, side: int) -> int:
+    """The side, in pixels, of images that a network is trained with.
+
+    Args:
+        native: the size with which it was pretrained.
+        side: the median shorter side of the images, of which more pixels are used than the network has seen before
+            (Kornblith et al. 2019 gain by that), but which are not enlarged without end.
+    """
+    larger = max(native, min(FINE_TUNING_SIZE, side // SIZE_STEP * SIZE_STEP))
+    return max(SIZE_STEP, min(larger, MOST_ENLARGED * side // SIZE_STEP * SIZE_STEP))
+
+
+def size_for_evaluation(size: int, crop_area: float) -> int:
+    """The side, in pixels, of whole images whose objects appear as large as in random resized crops.
+
+    A crop of a part of the area, enlarged to `size`, shows objects larger (Touvron et al. 2019, Fixing the train-test
+    resolution discrepancy). The mean of the least part and of 1 is taken.
+    """
+    enlarged = size / math.sqrt((crop_area + 1) / 2)
+    return max(size, round(enlarged / SIZE_STEP) * SIZE_STEP)
 
 
 def image_statistics(train: Split) -> dict[str, list[Any]]:

@@ -31,6 +31,7 @@ class BalanceConfig(Protocol):
     @property
     def seed(self) -> int: ...
 
+
 MOST_COLUMNS = 1000  # classes that each have a column in a table of predictions; spreadsheets do not open many more
 
 

@@ -19,9 +19,9 @@ from images import ValueRange, in_threads, median_shorter_side, survey
 
 @dataclass(frozen=True)
 class Cropping:
-    """How an image file becomes the square that a network sees: what `choose_backbone` says of it."""
+    """How an image file becomes the square that is evaluated or predicted: what `choose_backbone` says of it."""
 
-    image_size: int  # side of the square, in pixels
+    size: int  # side of the square, in pixels
     crop_fraction: float  # of the shorter side that the square takes, from the centre
     interpolation: str  # bilinear, bicubic, or what timm has besides, for which bicubic is taken
     value_range: ValueRange | None  # what becomes 0 and 255 in images with more than 8 bits
@@ -29,12 +29,12 @@ class Cropping:
     @classmethod
     def of(cls, meta: Mapping[str, Any]) -> "Cropping":
         """The cropping in what `load_data` returned."""
-        return cls(meta["image_size"], meta["crop_fraction"], meta["interpolation"], meta.get("value_range"))
+        return cls(meta["eval_size"], meta["crop_fraction"], meta["interpolation"], meta.get("value_range"))
 
     def reader(self) -> ScaledReader:
         """Reads whole images at the scale of the square."""
         way = self.interpolation if self.interpolation == "bilinear" else "bicubic"
-        return ScaledReader(round(self.image_size / self.crop_fraction), self.value_range, way)
+        return ScaledReader(round(self.size / self.crop_fraction), self.value_range, way)
 
 
 def centre(image: Tensor, size: int) -> Tensor:
@@ -103,7 +103,7 @@ def read_splits(found: Mapping[str, Any], config: Config) -> tuple[dict[str, Any
         side = median_shorter_side(sizes)
     meta = choose_backbone(config, side) | {"value_range": value_range}
     if isinstance(train, Tensor):
-        size = meta["image_size"]
+        size = meta["eval_size"]
         return {name: x if x.shape[-1] == size else Resized(x, size) for name, x in found.items()}, meta
     cropping = Cropping.of(meta)
     return {name: photographs(files, cropping, config) for name, files in found.items()}, meta
@@ -113,7 +113,7 @@ def photographs(files: Sequence[Path], cropping: Cropping, config: Config) -> Ph
     """The images in files, decoded once if they find room in the cache, else whenever they are needed."""
     read = cropping.reader()
     kept = cached_images(files, read, asdict(read), config.cache_dir, config.cache_gb, config.workers)
-    return Photographs(ImageFiles(files, read) if kept is None else kept, cropping.image_size)
+    return Photographs(ImageFiles(files, read) if kept is None else kept, cropping.size)
 
 
 def crop_batches(inputs: Sequence[Any], meta: Mapping[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
@@ -129,4 +129,4 @@ def crop_batches(inputs: Sequence[Any], meta: Mapping[str, Any], batch_size: int
     files = image_files(inputs)
     for batch in (files[start : start + batch_size] for start in range(0, len(files), batch_size)):
         images = in_threads(cropping.reader(), batch)
-        yield [str(file) for file in batch], torch.stack([centre(image, cropping.image_size) for image in images])
+        yield [str(file) for file in batch], torch.stack([centre(image, cropping.size) for image in images])

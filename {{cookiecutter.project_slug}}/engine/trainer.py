@@ -143,6 +143,7 @@ class Trainer:
 
         # Where it runs and what it writes.
         self.device = pick_device(config.device)
+        keep_freed_memory(self.device)
         self.precision = pick_precision(config.precision, self.device)
         self.ckpt_dir = Path(config.ckpt_dir)  # the folder of this run; check_init makes one here, unless it is set
         self.writer: Writer = NullWriter()
@@ -343,7 +344,6 @@ class Trainer:
         check_attributes(vars(self), self.model_list)
         state.check_plain(self.meta, "meta")
         state.check_plain(settings.of_run(self.config), "config")
-        keep_freed_memory(self.device)
         self.weight_average = WeightAverage(self, self.config.ema) if self.config.ema else NoAverage()
         if self.config.compile:
             for model in (*self.model_list, *self.weight_average.model_list):

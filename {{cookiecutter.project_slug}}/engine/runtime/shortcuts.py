@@ -33,12 +33,13 @@ def cpu_has_bf16() -> bool:
 def keep_freed_memory(device: torch.device) -> None:
     """Has glibc keep freed memory for the next tensors, as torch itself does on GPUs; does nothing elsewhere.
 
-    By default it returns the memory of each update to the system, which clears it anew for the next. Gains 10 % of an
-    update of a small convolutional network; the process keeps the most memory that it ever needed.
+    By default it returns the memory of each update to the system, which clears it anew, page by page, for the next.
+    Gains half of an update of EfficientNet-Lite0 with 30 images of 224 pixels, and 10 % of one of a small convolutional
+    network; the process keeps the most memory that it ever needed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" and device.type == "cpu" else None
     if mallopt:
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at its upper limit: larger blocks are still mapped one by one
+        mallopt(-4, 0)  # M_MMAP_MAX: large blocks are parts of the heap, too, not mapped one by one
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing is returned
 
 
