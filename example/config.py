@@ -24,7 +24,7 @@ class Config:
     data_dir: MayChange[str] = "data"  # folder for downloads
     val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val folder
     image_size: NonNegative[int] = 0  # side of the square crops, in pixels; 0: as the backbone and the images are
-    eval_size: NonNegative[int] = 0  # the same for evaluation and prediction; 0: as large as objects are in random crops
+    eval_size: NonNegative[int] = 0  # the same for evaluation and prediction; 0: as suits crop_area and the backbone
     batch_size: Positive[int] = 128  # images per batch, over all processes; pretrained networks get 8 batches or more
     workers: MayChange[NonNegative[int]] = 2  # processes that decode images
     cache_gb: MayChange[NonNegative[float]] = 20.0  # 10^9 bytes on the disk for images that are decoded once; 0: none
