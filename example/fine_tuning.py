@@ -1,6 +1,7 @@
 """How a pretrained network is trained: epochs, batches and learning rates, and what is frozen."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,29 +30,51 @@ def choose_batch_size(config: Config, meta: Mapping[str, Any], samples: int) -> 
     return size
 
 
-def freeze(stages: Mapping[str, nn.Module], config: Config, meta: Mapping[str, Any]) -> None:
+def freeze(stages: Mapping[str, nn.Module], config: Config, meta: Mapping[str, Any]) -> "Frozen":
     """Takes stages out of training: their weights stay, and so do the statistics of their batch normalisation.
 
     Those of all pretrained stages stay: a small batch of other images would give worse ones.
 
     Args:
         stages: by name; all but the last one are pretrained, if the network is.
-        config: names those to freeze; None is the first stage of a pretrained network.
+        config: names those to freeze; None is the first stage of a pretrained network or, with `freeze_epochs`, all
+            but the last one.
         meta: says whether the network is pretrained.
 
     Raises:
-        UserError: an unknown name, or all stages.
+        UserError: an unknown name, or all stages; or `freeze_epochs` with a strategy that cannot unfreeze.
     """
     *first, _ = stages
-    names = config.freeze if config.freeze is not None else first[:1] if meta["pretrained"] else ()
+    if config.freeze_epochs and config.strategy == "fsdp":
+        raise UserError("--freeze_epochs does not go with the strategy fsdp; leave it out, or use ddp")
+    names: Sequence[str] = first[: None if config.freeze_epochs else 1] if meta["pretrained"] else ()
+    if config.freeze is not None:
+        names = config.freeze
     if unknown := [name for name in names if name not in stages]:
         raise UserError(f"--freeze {unknown[0]} is unknown; choose from {', '.join(stages)}")
     if set(names) == stages.keys():
         raise UserError(f"--freeze {' '.join(names)} leaves nothing to train; leave one out")
-    for name in names:
-        stages[name].requires_grad_(False)
     for name in first if meta["pretrained"] else ():
         freeze_statistics(stages[name])
+    frozen = [weight for name in names for weight in stages[name].parameters() if weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    return Frozen(frozen, config.freeze_epochs)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Weights that are out of training."""
+
+    weights: Sequence[nn.Parameter]
+    epochs: int  # after which they are trained, too; 0: never
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Before an epoch, the first one being 1: trains them from here on, once their epochs are over."""
+        if 0 < self.epochs < epoch and self.weights and not self.weights[0].requires_grad:
+            print(f"from epoch {epoch} on the frozen stages are trained, too")
+            for weight in self.weights:
+                weight.requires_grad_(True)
 
 
 def lr_factors(stages: Sequence[nn.Module], config: Config, meta: Mapping[str, Any]) -> dict[Tensor, float]:

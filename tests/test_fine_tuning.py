@@ -186,6 +186,36 @@ def test_a_frozen_stage_and_its_statistics_stay_as_they_were(own: Any, tmp_path:
     assert changed == [False, False, True]
 
 
+def test_frozen_stages_are_trained_once_their_epochs_are_over_and_resume_exactly(own: Any, tmp_path: Path) -> None:
+    data = str(photographs(tmp_path / "data"))
+
+    def task_of(folder: str) -> Any:
+        return own.task.Task(
+            own.config.Config(data=data, image_size=32, epochs=3, freeze_epochs=1, ckpt_dir=str(tmp_path / folder))
+        )
+
+    def weights(task: Any) -> list[torch.Tensor]:
+        return [value.clone() for stage in task.stages for value in stage.state_dict().values()]
+
+    whole = task_of("whole")
+    whole.check_init()
+    before = weights(whole)
+    whole.train_loop()
+    whole.eval_loop()
+    after = weights(whole)
+    whole.fit(3)
+    head = len(whole.stages[-1].state_dict())
+    same = [torch.equal(*pair) for pair in zip(before, after, strict=True)]
+    assert all(same[:-head]) and not any(same[-head:])
+    assert not all(torch.equal(*pair) for pair in zip(after[:-head], weights(whole)[:-head], strict=True))
+    again = task_of("again")
+    again.load_state(next(Path(whole.ckpt_dir).glob("epoch1.pth")))
+    again.fit(3)
+    assert all(torch.equal(*pair) for pair in zip(weights(whole), weights(again), strict=True))
+    with pytest.raises(UserError, match="freeze_epochs does not go with the strategy fsdp"):
+        own.task.Task(own.config.Config(data=data, image_size=32, freeze_epochs=1, strategy="fsdp"))
+
+
 def test_unknown_and_all_stages_are_not_frozen(own: Any) -> None:
     stages = {name: torch.nn.Linear(1, 1) for name in own.model.STAGES}
     assert (

@@ -173,7 +173,9 @@ def test_another_task_brings_its_files_and_loses_no_edit(
     (project / "metrics.py").write_text("MINE = 2\n")
     printed = regenerate(project, "task_type=regression", status=1)
     assert "no longer in the template, but edited, so kept: images.py" in printed
-    assert "still imported by task.py, so kept: fine_tuning.py, image_grid.py, linear_probe.py\n" in printed
+    assert (
+        "still imported by task.py, so kept: fine_tuning.py, grad_cam.py, image_grid.py, linear_probe.py\n" in printed
+    )
     assert "CONFLICTS, look for <<<<<<< in: metrics.py, task.py" in printed
     assert generate(template, "-o", "as", "task_type=regression").returncode == 0
     expected = contents(tmp_path / "as" / "demo")
@@ -181,6 +183,7 @@ def test_another_task_brings_its_files_and_loses_no_edit(
     assert found.keys() == expected.keys() | {
         "images.py",
         "fine_tuning.py",
+        "grad_cam.py",
         "image_grid.py",
         "linear_probe.py",
         "image_files.py",

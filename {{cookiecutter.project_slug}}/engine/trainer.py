@@ -302,6 +302,9 @@ class Trainer:
     def prepare(self) -> None:
         """Called once, before the first update of a new run: sets weights that depend on the data."""
 
+    def begin_epoch(self) -> None:
+        """Called before `self.epoch` is trained, or the rest of it: the place to freeze weights or to train them."""
+
     def draw(self, batch: Any) -> dict[str, Any]:
         """Matplotlib figures by name, of some samples and of what `dataset_metrics` hold after an evaluation."""
         return {}
@@ -521,6 +524,10 @@ class Trainer:
         every, before = self.config.log_per_step, self.global_step - self.epoch_step  # updates before this epoch
         last = before + self.updates_per_epoch()
         self.log_points = range(every * (before // every + 1), last + 1, every) or range(last, last + 1)
+        trained = self._trained()
+        self.begin_epoch()
+        if self._trained() != trained:  # DDP averages the gradients of weights that were trained when it was made
+            self.data_parallel = DataParallel(self.model_list, self.config.strategy)
         for model in self.model_list:
             train_mode(model)
         # All that an epoch draws follows from (seed, epoch). A state inside an epoch holds the generators as they were:
@@ -531,6 +538,10 @@ class Trainer:
             batches = self._awaited(self.train_loader, batches)
             seed_everything(seed, rank())  # from here on each process draws its own numbers, for dropout and the like
             return batches
+
+    def _trained(self) -> list[bool]:
+        """Of every weight of the network, whether it is trained."""
+        return [weight.requires_grad for model in self.model_list for weight in model.parameters()]
 
     def _update(self, micro_batches: list[LocalBatch]) -> None:
         """One update of the weights from the micro-batches that share it."""

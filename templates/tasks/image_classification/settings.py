@@ -22,6 +22,7 @@ test_time_flip: bool = True  # evaluate and predict by the mean over an image an
 backbone: str = "auto"  # small, a name of timm or torchvision; auto: pretrained from 64 pixels on, else small
 weights: str = "auto"  # of the backbone: auto (installed or downloaded), none, or a FILE of weights or a best.pth
 freeze: tuple[str, ...] | None = None  # stages that are not trained: stem, body, head; None: the pretrained stem
+freeze_epochs: NonNegative[int] = 0  # how long; 0: always, else freeze is all but the head by default
 backbone_lr_factor: Positive[float] = 0.05  # of lr, for the pretrained stages, if lr has one value
 width: Positive[int] = 32  # channels of the first trained convolution of small; the cost grows with its square
 label_smoothing: Fraction = 0.1  # part of each target that is spread over all classes

@@ -35,7 +35,7 @@ class Task(Trainer):
             splits, batch_size, config.seed, self.device, config.workers
         )
         self.stages = build_stages(self.meta, config.weights)
-        freeze(dict(zip(STAGES, self.stages, strict=True)), config, self.meta)
+        self.frozen = freeze(dict(zip(STAGES, self.stages, strict=True)), config, self.meta)
         self.model_list = merge_stages(self.stages, config.num_parts)
         self.optimizer_list = build_optimizers(self.model_list, config, lr_factors(self.stages, config, self.meta))
         classes = self.meta["classes"]
@@ -52,6 +52,10 @@ class Task(Trainer):
         """Fits the head of a pretrained network to what its backbone says of the training images."""
         if self.meta["pretrained"]:
             fit_head(self.stages, self.train_loader, self.criterion, self.device)
+
+    def begin_epoch(self) -> None:
+        """Trains the frozen stages, too, once their epochs are over."""
+        self.frozen.begin_epoch(self.epoch)
 
     def check_inputs(self, x: Tensor) -> None:
         """Raises a UserError for anything but images of bytes."""

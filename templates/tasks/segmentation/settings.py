@@ -16,6 +16,7 @@ color_jitter: Fraction = 0.0  # largest relative change of brightness, saturatio
 backbone: str = "auto"  # small, or a name of timm; auto: pretrained for images from 64 pixels on, else small
 weights: str = "auto"  # of the backbone: auto (installed or downloaded), none, or a FILE of weights or a best.pth
 freeze: tuple[str, ...] | None = None  # stages not to train: stem, encoder, decoder; None: the pretrained stem
+freeze_epochs: NonNegative[int] = 0  # how long; 0: always, else freeze is all but the decoder by default
 backbone_lr_factor: Positive[float] = 0.1  # of lr, for the pretrained stages, if lr has one value
 width: Positive[int] = 16  # channels of small at full resolution; the cost grows with its square
 dice_weight: NonNegative[float] = 1.0  # of the Dice loss, which is added to the cross-entropy

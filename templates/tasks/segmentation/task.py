@@ -36,7 +36,7 @@ class Task(Trainer):
             splits, batch_size, config.seed, self.device, config.workers
         )
         stages = build_stages(self.meta, config.weights)
-        freeze(dict(zip(STAGES, stages, strict=True)), config, self.meta)
+        self.frozen = freeze(dict(zip(STAGES, stages, strict=True)), config, self.meta)
         self.model_list = merge_stages(stages, config.num_parts)
         self.optimizer_list = build_optimizers(self.model_list, config, lr_factors(stages, config, self.meta))
         self.criterion = PixelCrossEntropy(config.ignore_index)
@@ -45,6 +45,10 @@ class Task(Trainer):
         accuracy = PixelAccuracy(len(self.meta["classes"]), config.ignore_index)
         self.dataset_metrics = {"miou": self.iou, "pixel_acc": accuracy}
         self.key_metric = "miou"
+
+    def begin_epoch(self) -> None:
+        """Trains the frozen stages, too, once their epochs are over."""
+        self.frozen.begin_epoch(self.epoch)
 
     def check_inputs(self, x: Tensor) -> None:
         """Raises a UserError for anything but images of bytes."""
