@@ -111,7 +111,7 @@ def test_files_that_only_some_tasks_have_are_rendered_by_exactly_the_tasks_that_
             place = '"tasks/" ~ cookiecutter.task_type ~ "/metrics.py"' if name == "metrics.py" else f'"shared/{name}"'
             assert path.read_text("utf-8") == f"{{% include {place} -%}}\n"
             found[name] = sorted(tasks)
-    expected: dict[str, list[str]] = {name: [] for name in ("metrics.py", *(path.name for path in SHARED.iterdir()))}
+    expected: dict[str, list[str]] = {name: [] for name in ("metrics.py", *(path.name for path in SHARED.glob("*.py")))}
     for task in sorted(QUESTIONS["task_type"]):
         own = {"metrics.py"} if (TASKS / task / "metrics.py").exists() else set()
         for name in shared_modules_of(task) | own:
