@@ -3,9 +3,9 @@
     python benchmarks/few_images.py FOLDER
 
 FOLDER holds train/CLASS/* and test/CLASS/*, such as CIFAR-10 as files. Each run of the rendered project trains on
-so many images of each class, drawn by the seed, and is evaluated on the first images of test; the score is that of its
-last epoch. Then a network is trained on all classes but the last two, and from its best.pth another one on these, beside
-one that starts from ImageNet weights.
+so many images of each class, drawn by the seed, and is evaluated on the first images of test; the score is that of
+its last epoch. Then a network is trained on all classes but the last two, and from its best.pth another one on these,
+beside one that starts from ImageNet weights.
 """
 
 import argparse
