@@ -155,11 +155,13 @@ def test_a_checkpoint_on_other_classes_gives_its_backbone_and_not_its_head(
     )
     before = own.task.Task(config)
     before.save_state(tmp_path / "best.pth", optim=False)
+    other = photographs(tmp_path / "other", side=40)  # so small that the default would be another network
     for name in ("third", "fourth"):
-        shutil.copytree(tmp_path / "data" / "dark", tmp_path / "data" / name)
+        shutil.copytree(other / "dark", other / name)
     capsys.readouterr()
-    after = own.task.Task(replace(config, weights=str(tmp_path / "best.pth"), num_parts=4 - parts))
-    assert "294 of 294 tensors" in capsys.readouterr().out
+    after = own.task.Task(replace(config, data=str(other), weights=str(tmp_path / "best.pth"), num_parts=4 - parts))
+    said = capsys.readouterr().out
+    assert f"best.pth is of the backbone {LITE0}" in said and "294 of 294 tensors" in said
     assert len(after.meta["classes"]) == 4
     for old, new in zip(before.stages[:2], after.stages[:2], strict=True):
         for (name, value), other in zip(old.state_dict().items(), new.state_dict().values(), strict=True):

@@ -1,6 +1,8 @@
 """Grad-CAM: the map is that of the paper, at the right place, for any network, and nothing of the network changes."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +33,8 @@ def small(own: Any, size: int, flip: bool) -> nn.Module:
     config = own.config.Config(width=8, flip=flip)
     pixels = torch.randint(256, (20, 3, size, size), dtype=torch.uint8)
     split = own.data.Split(pixels, torch.zeros(20), torch.arange(20))
-    meta = {"classes": ["blue", "red"], **own.backbones.backbone_meta(split, config)}
+    meta = {"classes": ["blue", "red"], **own.backbones.choose_backbone(replace(config, backbone="small"), size)}
+    meta |= own.backbones.image_statistics(split)
     return Network(parts := own.model.build_model_list(meta, 3), nn.Sequential(*parts)).eval()
 
 
@@ -44,9 +47,10 @@ def test_of_a_resnet_the_map_is_the_last_stage() -> None:
 
 
 def test_of_a_resnet_in_three_parts_the_map_is_the_last_stage(own: Any) -> None:
-    stem, body, features = own.backbones.from_torchvision("resnet18", pretrained=False)
-    network = nn.Sequential(nn.Sequential(*stem), nn.Sequential(*body), nn.Linear(features, 3)).eval()
-    assert map_of(network, 64) == "1.6"
+    *stages, features = own.backbones.from_torchvision("resnet18", "none")
+    stem, body = (nn.Sequential(OrderedDict(stage)) for stage in stages)
+    network = nn.Sequential(stem, body, nn.Linear(features, 3)).eval()
+    assert map_of(network, 64) == "1.layer4"
 
 
 def test_of_an_efficientnet_the_map_is_what_is_pooled() -> None:

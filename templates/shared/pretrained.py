@@ -41,15 +41,18 @@ def choose_network(name: str, weights: str, side: int) -> dict[str, Any]:
     """Which network it is, "backbone", and whether it starts from pretrained weights, "pretrained".
 
     Args:
-        name: of the network; "auto" is a pretrained one for images of 64 pixels or more, if its weights are there,
-            else "small".
+        name: of the network; "auto" is the one whose weights are given, as a best.pth; else a pretrained one for
+            images of 64 pixels or more, if its weights are there, else "small".
         weights: what it starts from: see `find_weights`.
         side: the median shorter side of the training images, in pixels.
 
     Raises:
         UserError: an unknown network, or weights that are no file.
     """
-    if name == "auto":
+    if name == "auto" and (known := backbone_in(weights)):
+        print(f"--weights {weights} is of the backbone {known}")
+        name = known
+    elif name == "auto":
         large = side >= LEAST_SIDE and weights != "none"
         name = DEFAULT if large and find_weights(DEFAULT, weights) else "small"
     return {"backbone": name, "pretrained": has_weights(name, weights)}
@@ -181,9 +184,7 @@ def find_weights(name: str, weights: str) -> Path | None:
     if weights == "none":
         return None
     if weights != "auto":
-        if not Path(weights).is_file():
-            raise UserError(f"--weights {weights} is no file; give one, or auto or none")
-        return Path(weights)
+        return existing(Path(weights))
     if packaged := package_file(name):
         print(f"{name} starts from the ImageNet weights in the package {PACKAGES[name][0]}")
         return packaged
@@ -241,20 +242,44 @@ def answers(address: str) -> bool:
         return False
 
 
+def existing(path: Path) -> Path:
+    """The path of a file of weights, or a UserError if there is none."""
+    if not path.is_file():
+        raise UserError(f"--weights {path} is no file; give one, or auto or none")
+    return path
+
+
+def loaded_from(path: Path) -> Any:
+    """What a file holds: safetensors, or what torch has saved.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    existing(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle and safetensors each have errors of their own
+        raise UserError(f"--weights {path} holds no weights that can be read ({one_line(error)})") from error
+
+
+def backbone_in(weights: str) -> str:
+    """The backbone of a checkpoint of this project; empty for other weights."""
+    loaded = loaded_from(Path(weights)) if weights not in ("auto", "none") else None
+    meta = loaded.get("meta") if isinstance(loaded, dict) else None
+    return str(meta.get("backbone", "")) if isinstance(meta, dict) else ""
+
+
 def read_weights(path: Path) -> State:
     """The tensors in a file by timm's or torchvision's names: safetensors, .pth, or a checkpoint of this project.
 
     Raises:
         UserError: it is none of these.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle and safetensors each have errors of their own
-        raise UserError(f"--weights {path} holds no weights that can be read ({one_line(error)})") from error
+    loaded = loaded_from(path)
     if isinstance(loaded, dict) and "model0" in loaded:
         *stages, _ = stage_states(loaded)
         return {in_library(name): value for stage in stages for name, value in stage.items()}
