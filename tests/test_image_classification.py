@@ -207,7 +207,7 @@ def test_large_images_are_cut_to_their_usual_size_and_train(own: Any, tmp_path: 
         [*SMALL, "--data", str(root), "--epochs", "1", "--ckpt_dir", str(tmp_path / "runs"), "--warm_up_mode", "none"]
     )
     [best] = (tmp_path / "runs").glob("*/best.pth")
-    assert checkpoint.load(best)["meta"]["image_size"] == 224
+    assert checkpoint.load(best)["meta"]["image_size"] == 256
 
 
 def test_summary_graph_and_histograms_come_on_request(
