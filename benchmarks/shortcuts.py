@@ -7,7 +7,7 @@ out: it replaces what older versions of torch do not have.
 import math
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
@@ -136,9 +136,33 @@ def cnn_update(keep: bool) -> float:
     return seconds_per_step(by_hand_fused, "cnn")
 
 
+@cache
+def large_network() -> tuple[nn.Module, Tensor]:
+    """EfficientNet-Lite0 with random weights, and a batch of 30 images of 224 pixels."""
+    import timm
+
+    images = torch.randn(30, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    return timm.create_model("tf_efficientnet_lite0").to(memory_format=torch.channels_last), images
+
+
+def large_update(keep: bool) -> float:
+    """The seconds of a forward and a backward pass of a network with large activations."""
+    if keep:
+        keep_freed_memory(torch.device("cpu"))
+    network, images = large_network()
+    began = perf_counter()
+    network(images).sum().backward()
+    return perf_counter() - began
+
+
 # What is measured in processes of its own.
 ALONE: dict[str, Callable[[], float]] = {name: partial(first_step, name) for name in OPTIMIZERS}
-ALONE |= {"memory returned": partial(cnn_update, False), "memory kept": partial(cnn_update, True)}
+KEEPING = {
+    "an update of the small CNN": cnn_update,
+    "forward and backward of EfficientNet-Lite0": large_update,
+}
+for name, update in KEEPING.items():
+    ALONE |= {f"{name}, memory {'kept' if keep else 'returned'}": partial(update, keep) for keep in (False, True)}
 
 
 def in_new_process(name: str) -> float:
@@ -180,9 +204,10 @@ def main() -> None:
             times[names].append((old, new))
     for (public, shortcut), rounds in times.items():
         row(public, shortcut, rounds[1:])
-    returned, kept = Worker(__file__, "memory returned"), Worker(__file__, "memory kept")
-    both = [(returned.measure()[0], kept.measure()[0]) for _ in range(CNN_ROUNDS + 1)][1:]
-    row("freed memory is returned; an update of the small CNN", "keep_freed_memory", both)
+    for name in KEEPING:
+        returned, kept = (Worker(__file__, f"{name}, memory {what}") for what in ("returned", "kept"))
+        both = [(returned.measure()[0], kept.measure()[0]) for _ in range(CNN_ROUNDS + 1)][1:]
+        row(f"freed memory is returned; {name}", "keep_freed_memory", both)
     for kind in ("SGD", "AdamW"):
         starts = [(in_new_process(kind), in_new_process(f"lightweight({kind})")) for _ in range(STARTS)]
         row(f"torch's {kind}, made and its first step", f"lightweight({kind})", starts, share=False)
