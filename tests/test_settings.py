@@ -106,6 +106,17 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert settings.load(Config(), tmp_path / "config.json") == config
 
 
+def test_a_tuple_that_may_be_none_is_loaded_as_one(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Own:
+        task_type: ClassVar[str] = "test"
+        freeze: tuple[str, ...] | None = None
+
+    for config in (Own(), Own(freeze=()), Own(freeze=("stem", "body"))):
+        settings.save(config, tmp_path)
+        assert settings.load(Own(), tmp_path / "config.json") == config
+
+
 def test_a_file_of_an_earlier_version_is_read_by_former_names_and_what_it_lacks_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

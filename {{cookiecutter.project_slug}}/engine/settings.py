@@ -186,7 +186,7 @@ def load(defaults: C, path: Path) -> C:
         if name not in saved:
             saved[name] = former.get(name, getattr(defaults, name))
             print(f"{path} has no {name}: it is {saved[name]!r}")
-        if isinstance(saved[name], list) and get_origin(hints[name]) is tuple:
+        if isinstance(saved[name], list) and tuple in map(get_origin, (hints[name], *get_args(hints[name]))):
             saved[name] = tuple(saved[name])  # which JSON does not have
         value = saved[name]
         if not _has_type(value, hints[name]):
