@@ -186,7 +186,7 @@ def load(defaults: C, path: Path) -> C:
         if name not in saved:
             saved[name] = former.get(name, getattr(defaults, name))
             print(f"{path} has no {name}: it is {saved[name]!r}")
-        if isinstance(saved[name], list) and tuple in map(get_origin, (hints[name], *get_args(hints[name]))):
+        if isinstance(saved[name], list) and _may_be_tuple(hints[name]):
             saved[name] = tuple(saved[name])  # which JSON does not have
         value = saved[name]
         if not _has_type(value, hints[name]):
@@ -222,6 +222,11 @@ def _has_type(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value) is hint
+
+
+def _may_be_tuple(hint: Any) -> bool:
+    """Whether a setting is a tuple, or one of several types of which one is a tuple."""
+    return any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
 
 
 def _words(hint: Any) -> str:
