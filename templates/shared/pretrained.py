@@ -15,8 +15,8 @@ from urllib.request import Request, urlopen
 import torch
 from torch import Tensor, nn
 
+from engine.checkpoint.state import stage_states
 from engine.distributed.process_group import rank_0_first
-from engine.network import stage_states
 from engine.runtime.errors import UserError, one_line
 
 DEFAULT = "tf_efficientnet_lite0"  # of timm, whose weights are in a package on the package index
@@ -281,7 +281,7 @@ def read_weights(path: Path) -> State:
     """
     loaded = loaded_from(path)
     if isinstance(loaded, dict) and "model0" in loaded:
-        *stages, _ = stage_states(loaded)
+        *stages, _ = stage_states(loaded, path)
         return {in_library(name): value for stage in stages for name, value in stage.items()}
     for key in ("state_dict_ema", "state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):

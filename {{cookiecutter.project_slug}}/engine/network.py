@@ -1,7 +1,7 @@
 """The parts of a network: made by merging stages, in eval mode, as one module, exported."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,6 @@ def merge_stages(stages: list[nn.Module], num_parts: int) -> list[nn.Module]:
     """Merges the first stages of a network until `num_parts` parts, 1 to the number of stages, are left."""
     split = len(stages) - num_parts + 1
     return [nn.Sequential(*stages[:split]), *stages[split:]]
-
-
-def stage_states(state: Mapping[str, Any]) -> list[dict[str, Tensor]]:
-    """The weights of each stage in a checkpoint, however many of them `merge_stages` has merged.
-
-    Args:
-        state: with model0, model1 ... as `save_state` writes them.
-    """
-    merged: dict[int, dict[str, Tensor]] = {}
-    for key, value in state["model0"].items():
-        stage, _, name = key.partition(".")
-        merged.setdefault(int(stage), {})[name] = value
-    parts = sum(key.removeprefix("model").isdigit() for key in state)
-    return [merged.get(stage, {}) for stage in range(max(merged) + 1)] + [state[f"model{k}"] for k in range(1, parts)]
 
 
 class Fp32Linear(nn.Linear):

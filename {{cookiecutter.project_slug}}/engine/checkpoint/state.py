@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .. import settings
@@ -142,12 +142,33 @@ def best_epoch_in(path: Path) -> tuple[int | None, dict[str, float]]:
 # ---- what a state must agree with ----
 
 
+def numbered(state: Mapping[str, Any], name: str) -> int:
+    """How many entries are called by this name and a number, such as model0 and model1."""
+    return sum(key.removeprefix(name).isdigit() for key in state)
+
+
 def num_parts(state: Mapping[str, Any]) -> int:
     """The number of parts of the network in a state; a UserError if there is none."""
-    parts = sum(name.removeprefix("model").isdigit() for name in state)
+    parts = numbered(state, "model")
     if not parts or "meta" not in state:
         raise UserError("the checkpoint holds no model0 or no meta: it was not written by save_state")
     return parts
+
+
+def stage_states(state: Mapping[str, Any], path: str | Path) -> list[dict[str, Tensor]]:
+    """The weights of each stage of a network in a state, however many of them `merge_stages` has merged.
+
+    Raises:
+        UserError: the first part is no chain of stages.
+    """
+    merged: dict[str, dict[str, Tensor]] = {}
+    for key, value in state["model0"].items():
+        stage, _, name = key.partition(".")
+        merged.setdefault(stage, {})[name] = value
+    if not merged or not all(map(str.isdigit, merged)):
+        raise UserError(f"{path} is of a network that is not made by merge_stages; load its weights in task.py")
+    first = [merged.get(str(stage), {}) for stage in range(max(map(int, merged)) + 1)]
+    return first + [state[f"model{number}"] for number in range(1, numbered(state, "model"))]
 
 
 def check_task(state: Mapping[str, Any], task_type: str, path: str | Path) -> None:
@@ -184,7 +205,7 @@ def check_continues(state: Mapping[str, Any], trainer: Resumable, path: str | Pa
     """Raises a UserError if the trainer cannot continue from the state: other optimizers, data or epochs."""
     if "scaler" not in state:
         raise UserError(f"{path} holds weights only; continue from an epoch<N>.pth (load_state: or with optim=False)")
-    saved = sum(name.removeprefix("optimizer").isdigit() for name in state)
+    saved = numbered(state, "optimizer")
     if saved != (optimizers := len(trainer.optimizer_list)):
         raise UserError(f"{path} holds the states of {saved} optimizers and optimizer_list has {optimizers}")
     if ("ema0" in state) != bool(trainer.weight_average.model_list):
