@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from images import luma
+
 COLUMNS = 10  # random numbers in [0, 1) for each image, of which the functions below name the columns
 SHEAR, SHIFT, TURN = 0.99, 32, 135.0  # largest shear, translation in pixels and rotation in degrees of TrivialAugment
 BLEND = 0.99  # the largest change of brightness, colour, contrast and sharpness
@@ -79,11 +81,6 @@ def blended(x: Tensor, other: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
     return other + (1 + BLEND * strength * sign) * (x - other)
 
 
-def grey(x: Tensor) -> Tensor:
-    """The luma of images (B, 3, H, W), (B, 1, H, W), with the weights of ITU-R 601-2."""
-    return (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(3, 1, 1)).sum(1, keepdim=True)
-
-
 def smooth(x: Tensor) -> Tensor:
     """Images under Pillow's filter for sharpness; the outermost pixels stay."""
     kernel = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], device=x.device).div(13).expand(3, 1, 3, 3)
@@ -120,8 +117,8 @@ def equalize(x: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
 # From images (b, 3, H, W), a strength and a sign (b, 1, 1, 1) to images.
 PHOTOMETRIC: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "brightness": lambda x, strength, sign: blended(x, torch.zeros_like(x), strength, sign),
-    "colour": lambda x, strength, sign: blended(x, grey(x), strength, sign),
-    "contrast": lambda x, strength, sign: blended(x, grey(x).mean((2, 3), keepdim=True), strength, sign),
+    "colour": lambda x, strength, sign: blended(x, luma(x), strength, sign),
+    "contrast": lambda x, strength, sign: blended(x, luma(x).mean((2, 3), keepdim=True), strength, sign),
     "sharpness": lambda x, strength, sign: blended(x, smooth(x), strength, sign),
     "posterize": posterize,
     "solarize": lambda x, strength, sign: torch.where(x >= 255 * (1 - strength), 255 - x, x),

@@ -21,6 +21,7 @@ from image_files import read_heif
 FITS_INTO_MEMORY = 2**31  # bytes of decoded images that are kept; more are decoded again in every epoch
 MOST_PIXELS = 178_956_970  # of an image; a small file can claim more than a machine has memory for
 LOOKED_AT = 500  # files from which sizes and ranges of values are taken
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in the brightness of a pixel
 SPREAD = (0.001, 0.999)  # quantiles of the values in deep images that become 0 and 255
 
 Image.MAX_IMAGE_PIXELS = None  # `opened` checks it, with a message that says what to do
@@ -213,6 +214,11 @@ def resized(image: Tensor, height: int, width: int, interpolation: str = "biline
     """
     batch = image.movedim(0, 2).contiguous()[None].movedim(3, 1)
     return F.interpolate(batch, (height, width), mode=interpolation, antialias=True)[0]
+
+
+def luma(x: Tensor) -> Tensor:
+    """The brightness of images (..., 3, H, W), floats, by the weights of ITU-R 601-2: (..., 1, H, W)."""
+    return (x * torch.tensor(LUMA, device=x.device).view(3, 1, 1)).sum(-3, keepdim=True)
 
 
 def check_images(x: Tensor) -> None:

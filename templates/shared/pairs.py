@@ -12,12 +12,11 @@ from config import Config
 from engine.data.splits import Split
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
-from images import resized
+from images import luma, resized
 
 Pair = tuple[Tensor, Tensor]  # an image, uint8 (3, H, W), and its mask, uint8 class indices (H, W)
 
 MOST_CROPPED = 256  # side of crops by default, in pixels
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in the brightness of a pixel (ITU-R 601-2)
 
 
 class Pairs(Split):
@@ -127,7 +126,7 @@ def jittered(image: Tensor, strength: float, draws: Sequence[float]) -> Tensor:
     """
     brightness, saturation, contrast = (1 + strength * (2 * draw - 1) for draw in draws)
     x = brightness * image.float()
-    grey = (x * torch.tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
+    grey = luma(x)
     x = grey + saturation * (x - grey)
     return (grey.mean() + contrast * (x - grey.mean())).round().clamp(0, 255).byte()
 
