@@ -42,7 +42,8 @@ def freeze(stages: Mapping[str, nn.Module], config: Config, meta: Mapping[str, A
         meta: says whether the network is pretrained.
 
     Raises:
-        UserError: an unknown name, or all stages; or `freeze_epochs` with a strategy that cannot unfreeze.
+        UserError: an unknown name, or all stages; or `freeze_epochs` where nothing is frozen, or with a strategy that
+            cannot unfreeze.
     """
     *first, _ = stages
     if config.freeze_epochs and config.strategy == "fsdp":
@@ -50,6 +51,10 @@ def freeze(stages: Mapping[str, nn.Module], config: Config, meta: Mapping[str, A
     names: Sequence[str] = first[: None if config.freeze_epochs else 1] if meta["pretrained"] else ()
     if config.freeze is not None:
         names = config.freeze
+    if config.freeze_epochs and not names:
+        raise UserError(
+            f"--freeze_epochs {config.freeze_epochs}: nothing is frozen; name stages with --freeze, or leave it out"
+        )
     if unknown := [name for name in names if name not in stages]:
         raise UserError(f"--freeze {unknown[0]} is unknown; choose from {', '.join(stages)}")
     if set(names) == stages.keys():

@@ -118,6 +118,12 @@ def test_any_network_of_timm_becomes_stages_that_compute_the_same(name: str, own
     assert len(list(stem.parameters())) > 0 or name == "vit_tiny_patch16_224"
 
 
+@pytest.mark.parametrize("settings", [{"backbone": "small"}, {"crop_area": 1.0}, {"backbone": "vit_tiny_patch16_224"}])
+def test_a_size_of_evaluation_that_cannot_be_had_is_refused(settings: dict[str, Any], own: Any) -> None:
+    config = own.config.Config(weights="none", eval_size=256, **{"backbone": "resnet18", **settings})
+    assert "--eval_size 256: " in refusal(own.backbones.choose_backbone, config, 200)
+
+
 # ---- weights ----
 
 
@@ -135,6 +141,12 @@ def test_weights_of_another_network_are_refused_and_three_tensors_named(own: Any
     message = refusal(lambda: own.pretrained.build_timm(LITE0, path, num_classes=0))
     assert message.startswith(f"{path} has the weights of another network than {LITE0}, ")
     assert message.count(" there, ") == 3 and "\n" not in message
+
+
+def test_a_checkpoint_of_a_network_without_stages_is_refused(own: Any, tmp_path: Path) -> None:
+    path = tmp_path / "best.pth"
+    checkpoint.save({"model0": {"layer.weight": torch.zeros(2)}, "meta": {}}, path)
+    assert refusal(own.pretrained.read_weights, path).startswith(f"{path} is of a network that is not made by merge_")
 
 
 def test_a_file_that_is_none_or_holds_no_weights_is_refused(own: Any, tmp_path: Path) -> None:
@@ -220,6 +232,10 @@ def test_frozen_stages_are_trained_once_their_epochs_are_over_and_resume_exactly
 
 def test_unknown_and_all_stages_are_not_frozen(own: Any) -> None:
     stages = {name: torch.nn.Linear(1, 1) for name in own.model.STAGES}
+    assert (
+        refusal(own.fine_tuning.freeze, stages, own.config.Config(freeze_epochs=2), {"pretrained": False})
+        == "--freeze_epochs 2: nothing is frozen; name stages with --freeze, or leave it out"
+    )
     assert (
         refusal(own.fine_tuning.freeze, stages, own.config.Config(freeze=("neck",)), {"pretrained": True})
         == "--freeze neck is unknown; choose from stem, body, head"

@@ -59,6 +59,11 @@ def choose_backbone(config: Config, side: int) -> dict[str, Any]:
     chosen |= {"image_size": size, "eval_size": size, "crop_area": crop_area}
     if crop_area < 1 and name != "small" and not fixed_size:
         chosen |= {"eval_size": config.eval_size or size_for_evaluation(size, crop_area), "crop_fraction": 1.0}
+    elif config.eval_size not in (0, size):
+        raise UserError(
+            f"--eval_size {config.eval_size}: {name} is evaluated at the size {size} at which it is trained; only with "
+            "random crops (--crop_area below 1) and a pretrained network that takes any size may it differ"
+        )
     return chosen | {"test_time_flip": config.flip and config.test_time_flip}
 
 
