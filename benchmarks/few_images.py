@@ -10,8 +10,6 @@ beside one that starts from ImageNet weights.
 
 import argparse
 import random
-import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from conftest import render_plainly, write_config  # noqa: E402
+from fine_tuning import accuracies  # noqa: E402
 
 PRETRAINED = ["--backbone", "tf_efficientnet_lite0"]
 WAYS = {
@@ -46,16 +45,6 @@ def chosen(data: Path, target: Path, classes: Sequence[str], per_class: int, see
     return target
 
 
-def accuracy(project: Path, data: Path, seed: int, flags: Sequence[str], runs: Path) -> float:
-    """The accuracy after the last epoch of a run, whose folder is below `runs`."""
-    command = [sys.executable, "-B", "train.py", "--data", str(data), "--seed", str(seed), "--pictures", "none"]
-    command += ["--ckpt_dir", str(runs), *flags]
-    said = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True).stdout
-    header, *rows = re.findall(r"^ *(?:epoch|\d+/\d+) .*$", said, re.MULTILINE)
-    column = header.replace("train loss", "train").replace("eval loss", "eval").split().index("acc")
-    return float(rows[-1].split()[column])
-
-
 def main() -> None:
     """Prints a row for each way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,7 +60,8 @@ def main() -> None:
     def measure(row: tuple[int, str], images: Path, seed: int, flags: Sequence[str]) -> Path:
         """Adds a run to its row; the folder of its run."""
         runs, began = folder / f"runs{len(list(folder.glob('runs*')))}", perf_counter()
-        found.setdefault(row, []).append((accuracy(project, images, seed, flags, runs), perf_counter() - began))
+        scores = accuracies(project, images, seed, "--ckpt_dir", str(runs), *flags)
+        found.setdefault(row, []).append((scores[-1], perf_counter() - began))
         [run] = runs.iterdir()
         return run
 

@@ -47,13 +47,18 @@ TO_TRAIN = transforms.Compose(
 )
 
 
-def ours(project: Path, data: Path, seed: int) -> dict[str, float]:
-    """The accuracy of the best epoch, and of the last one, with the default answers."""
-    command = [sys.executable, "-B", "train.py", "--data", str(data), "--seed", str(seed), "--pictures", "none"]
+def accuracies(project: Path, data: Path, seed: int, *flags: str) -> list[float]:
+    """The accuracy of every epoch of a run of the rendered project."""
+    command = [sys.executable, "-B", "train.py", "--data", str(data), "--seed", str(seed), "--pictures", "none", *flags]
     said = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True).stdout
     header, *rows = re.findall(r"^ *(?:epoch|\d+/\d+) .*$", said, re.MULTILINE)
     column = header.replace("train loss", "train").replace("eval loss", "eval").split().index("acc")
-    scores = [float(row.split()[column]) for row in rows]
+    return [float(row.split()[column]) for row in rows]
+
+
+def ours(project: Path, data: Path, seed: int) -> dict[str, float]:
+    """The accuracy of the best epoch, and of the last one, with the default answers."""
+    scores = accuracies(project, data, seed)
     return {"ours, best epoch": max(scores), "ours, last epoch": scores[-1]}
 
 
