@@ -15,6 +15,7 @@ from engine.monitor.figures import caption, new_figure
 from engine.runtime.errors import UserError
 from engine.runtime.files import write_csv
 
+MOST_COLUMNS = 1000  # classes that each have a column in a table of predictions; spreadsheets do not open many more
 ALL_SHOWN, WORST_SHOWN = 20, 10  # classes: as many have a printed table with a row for each, of more these come
 
 
@@ -30,9 +31,6 @@ class BalanceConfig(Protocol):
     def sampler(self) -> str: ...
     @property
     def seed(self) -> int: ...
-
-
-MOST_COLUMNS = 1000  # classes that each have a column in a table of predictions; spreadsheets do not open many more
 
 
 def describe_classes(classes: Sequence[str], splits: Mapping[str, Split]) -> str:
