@@ -263,7 +263,8 @@ def loaded_from(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each have errors of their own
-        raise UserError(f"--weights {path} holds no weights that can be read ({one_line(error)})") from error
+        reason, *_ = one_line(error).split(". ")  # torch goes on with what a programmer might change
+        raise UserError(f"--weights {path} holds no weights that can be read ({reason})") from error
 
 
 def backbone_in(weights: str) -> str:
