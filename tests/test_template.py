@@ -113,7 +113,8 @@ def test_the_chinese_readme_says_what_the_english_one_does() -> None:
 # What only these tasks may speak of, in their files and in what they install.
 WORDS = {
     r"images?|pixels?|pillow|PIL": {"image_classification", "multilabel_classification", "segmentation"},
-    r"torchvision|backbones?": {"image_classification", "multilabel_classification", "segmentation"},
+    r"torchvision": {"image_classification", "multilabel_classification", "segmentation"},
+    r"backbones?": {"image_classification", "multilabel_classification", "regression", "segmentation"},
     r"labels?|labelled": {"image_classification", "multilabel_classification", "text_classification"},
     r"multilabel\w*|average.precision": {"multilabel_classification"},
     r"masks?|segment\w*|u-?net|m?iou": {"segmentation", "text_classification"},  # padding is masked, too

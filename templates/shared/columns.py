@@ -270,6 +270,17 @@ def num_features(column: Column) -> int:
     return len(column.get("parts", [None])) + int(column["missing"])
 
 
+def numbers_among(columns: Sequence[Column]) -> list[int]:
+    """Which features are numbers or parts of dates, and not 0 or 1."""
+    found: list[int] = []
+    first = 0
+    for column in columns:
+        if kind_of(column) in ("number", "date"):
+            found += range(first, first + len(column.get("parts", [None])))
+        first += num_features(column)
+    return found
+
+
 def encode(table: Table, columns: Sequence[Column]) -> Tensor:
     """The features of every row, float32 (N, F).
 

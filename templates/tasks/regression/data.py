@@ -18,7 +18,11 @@ from config import Config
 from engine.data.splits import Split, choose_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
+from metrics import TargetScale
+from table_networks import remembered_rows
 from tables import Table, as_table, find_tables, read_table, with_targets
+
+MOST_SKEWED = 1.0  # a target, before its logarithm is tried
 
 
 def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
@@ -47,18 +51,51 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
             )
     rows = chosen["train"][1]
     columns = describe_columns(tables["train"], target, rows.tolist())
-    known = targets["train"][rows]
-    mean, std = known.mean().item(), known.std(correction=0).item()
-    print(f"target {target!r}: {known.min():g} to {known.max():g}, mean {mean:g}, standard deviation {std:g}")
+    meta: dict[str, Any] = {"columns": columns, "target": target}
+    meta |= describe_target(targets["train"][rows], targets, config.target_transform, target)
+    scale = TargetScale(meta)
     features = {name: encode(table, columns) for name, table in tables.items()}
-    standardised = {name: ((values - mean) / std).float() for name, values in targets.items()}
+    standardised = {name: scale.standardised(values) for name, values in targets.items()}
     splits = {name: Split(features[source], standardised[source], rows) for name, (source, rows) in chosen.items()}
-    meta: dict[str, Any] = {"columns": columns, "target": target, "target_mean": mean, "target_std": std}
-    meta |= {"width": config.width, "dropout": config.dropout}
+    meta |= {"backbone": config.backbone, "width": config.width, "dropout": config.dropout}
+    meta |= {"remembered": len(remembered_rows(len(rows)))}
     meta |= {} if tables["train"].named else {"names": tables["train"].names}
     number = features["train"].shape[1]
     print(f"data: {sizes_of(splits)} rows, {number} features from {len(columns)} columns")
     return splits, meta
+
+
+def describe_target(known: Tensor, targets: dict[str, Tensor], transform: str, name: str) -> dict[str, Any]:
+    """What `TargetScale` needs to know of the target; it is printed.
+
+    Args:
+        known: of the training rows.
+        targets: of all rows.
+        transform: "log" for its logarithm, "none", or "auto": the logarithm if that is much less skewed.
+        name: of the target.
+
+    Raises:
+        UserError: a logarithm is asked for, and a target is 0 or less.
+    """
+    mean, std = known.mean().item(), known.std(correction=0).item()
+    print(f"target {name!r}: {known.min():g} to {known.max():g}, mean {mean:g}, standard deviation {std:g}")
+    found: dict[str, Any] = {"target_mean": mean, "target_std": std}
+    least = min(values.min().item() for values in targets.values())
+    if transform == "log" and least <= 0:
+        raise UserError(f"--target_transform log: {name!r} is {least:g} in a row; it must be above 0, or give none")
+    if transform == "none" or least <= 0:
+        return found
+    logs = known.log()
+    if transform == "log" or skewness(known) > max(MOST_SKEWED, 2 * abs(skewness(logs))):
+        found["target_log"] = [logs.mean().item(), logs.std(correction=0).item()]
+        if transform == "auto":
+            print("it is skewed: its logarithm is predicted (--target_transform)")
+    return found
+
+
+def skewness(values: Tensor) -> float:
+    """The third standardised moment."""
+    return float(((values - values.mean()) / values.std(correction=0)).pow(3).mean())
 
 
 def read_tables(config: Config) -> dict[str, Table]:

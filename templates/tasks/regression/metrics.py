@@ -1,17 +1,52 @@
-"""Metrics of regression over a whole data set: R2 and the root mean squared error."""
+"""The scale of the target, and metrics over a whole data set: R2 and the root mean squared error."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
+class TargetScale:
+    """What the network predicts, the standardised target or its logarithm, and the target in its own unit.
+
+    Args:
+        meta: what `load_data` returned: mean and standard deviation of the target and, if it is, of its logarithm.
+    """
+
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self.mean: float = meta["target_mean"]
+        self.std: float = meta["target_std"]
+        self.log: list[float] | None = meta.get("target_log")
+
+    def standardised(self, values: Tensor) -> Tensor:
+        """From targets in their own unit to what the network predicts, float32."""
+        if self.log:
+            return ((values.log() - self.log[0]) / self.log[1]).float()
+        return ((values - self.mean) / self.std).float()
+
+    def relative(self, standardised: Tensor) -> Tensor:
+        """From what the network predicts to targets less their mean, in units of their deviation, float64."""
+        values = standardised.cpu().double()
+        return ((values * self.log[1] + self.log[0]).exp() - self.mean) / self.std if self.log else values
+
+    def in_unit(self, standardised: Tensor) -> Tensor:
+        """From what the network predicts to targets in their own unit, float64."""
+        return self.relative(standardised) * self.std + self.mean
+
+
 class SquaredErrors:
-    """Sums over the whole data set: of squared errors, and what the variance of the targets needs."""
+    """Sums over the whole data set: of squared errors, and what the variance of the targets needs.
+
+    Args:
+        scale: of the target.
+    """
 
     sums = ("count", "errors", "sum", "squares")
 
-    def __init__(self) -> None:
+    def __init__(self, scale: TargetScale) -> None:
+        self.scale = scale
         self.reset()
 
     def reset(self) -> None:
@@ -19,8 +54,8 @@ class SquaredErrors:
         self.count, self.errors, self.sum, self.squares = 0, 0.0, 0.0, 0.0
 
     def update(self, pred: Tensor, y: Tensor) -> None:
-        """Takes in predictions and targets of shape (B,)."""
-        pred, y = pred.cpu().double(), y.cpu().double()
+        """Takes in predictions and targets of shape (B,), as the network predicts them."""
+        pred, y = self.scale.relative(pred), self.scale.relative(y)
         self.count += len(y)
         self.errors += float((pred - y).square().sum())
         self.sum, self.squares = self.sum + float(y.sum()), self.squares + float(y.square().sum())
@@ -39,16 +74,8 @@ class R2(SquaredErrors):
 
 
 class RootMeanSquaredError(SquaredErrors):
-    """The root of the mean squared error.
-
-    Args:
-        scale: what 1 of the standardised target is in the target's own unit.
-    """
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
+    """The root of the mean squared error."""
 
     def compute(self) -> Tensor:
         """The error, a scalar, in the target's own unit."""
-        return torch.tensor(self.scale * math.sqrt(self.errors / max(1, self.count)), dtype=torch.float64)
+        return torch.tensor(self.scale.std * math.sqrt(self.errors / max(1, self.count)), dtype=torch.float64)

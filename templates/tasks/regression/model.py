@@ -1,21 +1,32 @@
-"""The network for regression: a multilayer perceptron, in one to three parts."""
+"""The network for regression, in one to three parts: see table_networks.py."""
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from columns import num_features
-from engine.network import Fp32Linear, merge_stages
+from columns import num_features, numbers_among
+from engine.network import merge_stages
+from table_networks import build_stages
+
+
+class LastDimension(nn.Module):
+    """Takes away the last dimension, of one number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (..., 1) to (...)."""
+        return x.squeeze(-1)
 
 
 def build_model_list(meta: dict[str, Any], num_parts: int) -> list[nn.Module]:
-    """The network, from features (B, F) to standardised targets (B,), in `num_parts` parts.
+    """The network, from features (B, F) to standardised targets (B,), of M members (B * M,), in `num_parts` parts.
 
     Args:
-        meta: what `load_data` returned: the columns, `width` and `dropout`.
-        num_parts: 3 parts are input, hidden and output layers, 2 parts the output layer and all before it.
+        meta: what `load_data` returned: the columns, how many rows are remembered, and the network's settings.
+        num_parts: 3 parts are inputs, hidden layers and outputs, 2 parts the outputs and all before them.
     """
-    w = meta["width"]
-    stem = nn.Sequential(nn.Linear(sum(map(num_features, meta["columns"])), w), nn.SiLU())
-    body = [layer for _ in range(2) for layer in (nn.Linear(w, w), nn.SiLU(), nn.Dropout(meta["dropout"]))]
-    return merge_stages([stem, nn.Sequential(*body), nn.Sequential(Fp32Linear(w, 1), nn.Flatten(0))], num_parts)
+    features = sum(map(num_features, meta["columns"]))
+    numbers = numbers_among(meta["columns"])
+    *stages, last = build_stages(
+        meta["backbone"], features, numbers, meta["remembered"], meta["width"], meta["dropout"], outputs=1
+    )
+    return merge_stages([*stages, nn.Sequential(last, LastDimension())], num_parts)

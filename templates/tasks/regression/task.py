@@ -13,26 +13,36 @@ from engine.monitor.figures import caption, new_figure
 from engine.optim.optimizers import build_optimizers
 from engine.runtime.errors import UserError
 from engine.trainer import Trainer
-from metrics import R2, RootMeanSquaredError
+from metrics import R2, RootMeanSquaredError, TargetScale
 from model import build_model_list
+from table_networks import choose_batch_size, count_members, describe_rows, for_members
 
+EPOCHS = 60  # unless config.epochs says how many
 LOSSES = {"mse": nn.MSELoss, "huber": nn.HuberLoss}
 
 
 class Task(Trainer):
-    """Batches are features (B, F) and standardised targets (B,); so are the outputs."""
+    """Batches are features (B, F) and standardised targets (B,), as are the outputs.
+
+    In training batches also say which rows they are, and each member of the network has an output and a target.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         splits, self.meta = load_data(config)
-        self.train_loader, self.eval_loader, self.test_loader = make_loaders(
-            splits, config.batch_size, config.seed, self.device
-        )
+        self.epochs = config.epochs or EPOCHS
+        self.scale = TargetScale(self.meta)
         self.model_list = build_model_list(self.meta, config.num_parts)
+        self.members = count_members(self.model_list)
+        splits["train"] = describe_rows(self.model_list, splits["train"])
+        batch_size = choose_batch_size(config.batch_size, len(splits["train"]))
+        self.train_loader, self.eval_loader, self.test_loader = make_loaders(
+            splits, batch_size, config.seed, self.device
+        )
         self.optimizer_list = build_optimizers(self.model_list, config)
         self.criterion = LOSSES[config.loss]()
-        self.dataset_metrics = {"r2": R2(), "rmse": RootMeanSquaredError(self.meta["target_std"])}
-        self.key_metric = "r2"
+        self.dataset_metrics = {"r2": R2(self.scale), "rmse": RootMeanSquaredError(self.scale)}
+        self.key_metric = "loss"  # of the few rows of a validation set r2 is decided by the largest targets
 
     def check_inputs(self, x: Tensor) -> None:
         """Raises a UserError for features that are not those of the columns."""
@@ -42,19 +52,22 @@ class Task(Trainer):
                 f"features have the shape {tuple(x.shape)}, not (B, {wanted}); encode in data.py makes them"
             )
 
+    def augment(self, batch: Any) -> Any:
+        """The batch with which rows it has, none of which is compared with itself, and a target for each member."""
+        return for_members(batch, self.members)
+
     def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Mean squared error, or Huber loss; any other loss by name would be recorded beside it."""
         return {"loss": self.criterion(pred, y)}
 
     def metric(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The mean absolute error, in the target's own unit."""
-        return {"mae": (pred.cpu().double() - y.cpu()).abs().mean() * self.meta["target_std"]}
+        return {"mae": (self.scale.relative(pred) - self.scale.relative(y)).abs().mean() * self.scale.std}
 
     def draw(self, batch: Any) -> dict[str, Any]:
         """Predicted against true targets of some rows, in the target's own unit; those on the line are right."""
         x, y = batch
-        standardised = (v.cpu().double() for v in (y, self.inference(x)))
-        true, predicted = (v * self.meta["target_std"] + self.meta["target_mean"] for v in standardised)
+        true, predicted = self.scale.in_unit(y), self.scale.in_unit(self.inference(x))
         figure, axes = new_figure()
         axes[0, 0].plot(true, predicted, ".")
         axes[0, 0].axline((float(true[0]), float(true[0])), slope=1, color="grey")
@@ -65,6 +78,6 @@ class Task(Trainer):
 
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, with the target in its own unit, from standardised predictions (B,)."""
-    values = (pred.cpu().double() * meta["target_std"] + meta["target_mean"]).tolist()
+    values = TargetScale(meta).in_unit(pred).tolist()
     column = f"predicted {meta['target']}"
     return [{"input": name, column: value} for name, value in zip(names, values, strict=True)]

@@ -1,0 +1,176 @@
+"""Networks for tables: embeddings and votes are those of the papers, and no training row votes on itself."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from conftest import Render, modules_of
+from engine import UserError
+from table_networks import (
+    BINS,
+    PiecewiseLinear,
+    RetrievalInputs,
+    RobustScale,
+    SharedLayer,
+    TrainingRows,
+    Vote,
+    build_stages,
+    count_members,
+    describe_rows,
+    quantiles,
+    remembered_rows,
+)
+from torch import nn
+
+from engine.data.splits import Split  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def own(render_into: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The modules of a project of regression."""
+    with modules_of(render_into(tmp_path_factory.mktemp("networks"), task_type="regression")) as modules:
+        yield modules
+
+
+def rows(count: int, features: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features, the last of which is 0 or 1, and targets."""
+    torch.manual_seed(0)
+    x = torch.randn(count, features)
+    x[:, -1] = (x[:, -1] > 0).float()
+    return x, x[:, 0].sin() + x[:, -1]
+
+
+# ---- numbers ----
+
+
+def test_quantiles_are_torchs() -> None:
+    x, parts = torch.randn(37, 3), [0.0, 0.1, 0.5, 0.77, 1.0]
+    torch.testing.assert_close(quantiles(x, parts), x.quantile(torch.tensor(parts), dim=0))
+
+
+def test_numbers_are_scaled_by_their_quartiles_and_never_far_out() -> None:
+    x = torch.randn(20_000, 1) * 7 + 3
+    scale = RobustScale(1)
+    scale.describe(x)
+    z = (x - 3) / 7
+    torch.testing.assert_close(scale(x), z / (1 + (z / 3).square()).sqrt(), atol=0.1, rtol=0)
+    assert scale(torch.tensor([[1e30], [-1e30]])).abs().max() <= 3
+    constant = torch.full((9, 1), 5.0)
+    scale.describe(constant)
+    assert scale(constant).abs().max() == 0
+
+
+def test_a_piecewise_linear_embedding_is_linear_between_quantiles() -> None:
+    x = torch.randn(1000, 2)
+    x[:, 1] = x[:, 1].round()  # some quantiles are equal
+    embedding = PiecewiseLinear(2)
+    embedding.describe(x)
+    edges = embedding.edges
+    for number in range(2):
+        for value in (-9.0, -0.3, 0.0, 0.4, 9.0):
+            parts = [
+                min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
+                for low, high in zip(edges[number, :-1].tolist(), edges[number, 1:].tolist(), strict=True)
+            ]
+            assert len(parts) == BINS
+            wanted = (torch.tensor(parts) @ embedding.weight[number] + embedding.bias[number]).relu()
+            given = torch.zeros(1, 2)
+            given[0, number] = value
+            found = embedding(given).view(2, -1)[number]
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_members_differ_by_what_they_scale_alone() -> None:
+    layer = SharedLayer(4, 3, members=2, first=True)
+    x = torch.randn(5, 1, 4)
+    found = layer(x)
+    for member in range(2):
+        wanted = layer.linear(x[:, 0] * layer.inputs[member]) * layer.outputs[member] + layer.bias[member]
+        torch.testing.assert_close(found[:, member], wanted)
+
+
+# ---- the vote ----
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_votes_are_the_softmax_of_distances_and_no_row_votes_on_itself(training: bool) -> None:
+    x, y = rows(40)
+    inputs, vote = RetrievalInputs(5, [0, 1, 2, 3], 40), Vote(40, 1)
+    for stage in (inputs, vote):
+        stage.describe(x, y)
+        stage.train(training)
+    compared = inputs((x[:6], torch.arange(6)))
+    found = vote(compared)[:, 0, 0]
+    for row in range(6):
+        others = [
+            (float(compared.x[6 + place].sub(compared.x[row]).norm()), float(y[number]))
+            for place, number in enumerate(compared.drawn.tolist())
+            if not training or number != row
+        ]
+        weights = torch.tensor([-distance for distance, _ in others]).softmax(0)
+        assert float(found[row]) == pytest.approx(
+            float(weights @ torch.tensor([target for _, target in others])), abs=1e-3
+        )
+    assert len(compared.drawn) == (20 if training else 40)
+
+
+def test_of_many_rows_some_are_remembered_from_all_over_the_table() -> None:
+    chosen = remembered_rows(50_001)
+    assert len(chosen) == len(chosen.unique()) == 20_000 and (chosen[0], chosen[-1]) == (0, 50_000)
+    split = TrainingRows(Split(torch.zeros(50_001, 1), torch.zeros(50_001), torch.arange(50_001)))
+    _, _, numbers = split.__getitems__([0, 1, 50_000])
+    assert (numbers[0], numbers[2]) == (0, 19_999)
+    assert remembered_rows(3).tolist() == [0, 1, 2]
+
+
+# ---- networks ----
+
+
+@pytest.mark.parametrize("name", ["both", "nca", "tabm", "mlp"])
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("numbers", [[0, 1, 2, 3], []])
+def test_a_network_predicts_for_each_member_in_training_and_their_mean_else(
+    name: str, outputs: int, numbers: list[int]
+) -> None:
+    x, y = rows(30)
+    target = y if outputs == 1 else (y > 0).long() + (y > 1).long()
+    network = nn.Sequential(*build_stages(name, 5, numbers, 30, 16, 0.0, outputs))
+    describe_rows([network], Split(x, target, torch.arange(30)))
+    members = {"both": 9, "nca": 1, "tabm": 8, "mlp": 1}[name]
+    trained = network.train()((x[:7], torch.arange(7)))
+    assert trained.shape == (7 * members, outputs) and count_members([network]) == members
+    apart = network((x[:1], torch.arange(1)))  # members of a row are one after another
+    assert apart.shape == (members, outputs)
+    trained.square().mean().backward()
+    assert all(weight.grad is not None for weight in network.parameters())
+    with torch.no_grad():
+        found = network.eval()(x[:7])
+    assert found.shape == (7, outputs) and bool(found.isfinite().all())
+    if outputs > 1:
+        torch.testing.assert_close(found.exp().sum(1), torch.ones(7))
+
+
+# ---- the target ----
+
+
+@pytest.mark.parametrize(("transform", "is_log"), [("auto", True), ("log", True), ("none", False)])
+def test_a_skewed_target_is_predicted_by_its_logarithm_and_scored_in_its_unit(
+    transform: str, is_log: bool, own: Any
+) -> None:
+    values = torch.randn(500, dtype=torch.float64).exp()
+    found = own.data.describe_target(values, {"train": values}, transform, "price")
+    assert ("target_log" in found) is is_log
+    scale = own.metrics.TargetScale(found)
+    torch.testing.assert_close(scale.in_unit(scale.standardised(values)), values, rtol=1e-5, atol=1e-5)
+    score = own.metrics.R2(scale)
+    score.update(scale.standardised(values * 1.1), scale.standardised(values))
+    wanted = 1 - (0.1 * values).square().sum() / (values - values.mean()).square().sum()
+    assert float(score.compute()) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_a_target_that_is_not_skewed_or_not_positive_stays_as_it_is(own: Any) -> None:
+    for values in (torch.rand(500, dtype=torch.float64) + 1, torch.randn(500, dtype=torch.float64).exp() - 1):
+        assert "target_log" not in own.data.describe_target(values, {"train": values}, "auto", "price")
+    with pytest.raises(UserError, match="--target_transform log: 'price' is 0 in a row; it must be above 0"):
+        own.data.describe_target(torch.ones(3), {"train": torch.tensor([1.0, 0.0])}, "log", "price")
