@@ -681,7 +681,7 @@ def test_classes_are_texts_whatever_they_are_called(
         "held out: val and test (--val_fraction 0.1 --test_fraction 0.1 --seed 0)",
         "classes (train + val + test): 'NA' 9 + 1 + 1, '1.0' 8 + 1 + 1, 'None' 8 + 1 +",
         "    1, 'null' 8 + 1 + 1, 'rare' 1 + 0 + 0",
-        "note: classes of one text, which is in train: 'rare'",
+        "note: classes of one row, which is in train: 'rare'",
         "data: 34 train, 4 val, 4 test texts in 5 classes; 0.0% are cut at 512 bytes, 1 are empty",
     ]
 
@@ -694,7 +694,7 @@ def test_classes_are_texts_whatever_they_are_called(
             "{path}:2: train has no class 'new'; rows with classes that it does not have: 'new' (2), 'other' (1); "
             "it has 'a', 'b'",
         ),
-        (["x,a", "x,", "x,"], "{path}:3: a text has no class (2 in all); give each one a class"),
+        (["x,a", "x,", "x,"], "{path}:3: a row has no class (2 in all); give each one a class"),
     ],
 )
 def test_classes_that_train_does_not_have_are_counted_and_named(

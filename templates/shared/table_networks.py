@@ -3,7 +3,7 @@
 Each is three stages: inputs, hidden layers, outputs. In training mode the last one gives the predictions of all members
 for each row, one after another, so that each has a loss of its own; in eval mode their mean.
 
-Rows are features, as `encode` in columns.py makes them; in training also which training rows they are.
+Rows are features, as `encode` in columns.py makes them; in training also which remembered rows they are.
 """
 
 import math
@@ -29,7 +29,7 @@ CLIPPED_AT = 3.0  # robust standard deviations
 LEAST_BATCHES, LEAST_BATCH = 8, 16  # of an epoch, unless they had fewer rows than these
 
 
-Rows = Tensor | tuple[Tensor, Tensor]  # features (B, F); or these, and which training row each is or -1, (B,)
+Rows = Tensor | tuple[Tensor, Tensor]  # features (B, F); or these, and which remembered row each is or -1, (B,)
 
 
 # ---- numbers ----
@@ -251,8 +251,8 @@ class Compared(NamedTuple):
     """What the stages of retrieval pass on."""
 
     x: Tensor  # features of the batch and, below them, of the training rows to compare it with, (B + K, ...)
-    own: Tensor  # which training row each row of the batch is, or -1, (B,)
-    drawn: Tensor  # which training rows it is compared with, (K,)
+    own: Tensor  # which remembered row each row of the batch is, or -1, (B,)
+    drawn: Tensor  # which remembered rows it is compared with, (K,)
 
 
 class RetrievalInputs(nn.Module):
@@ -470,17 +470,23 @@ def build_stages(
 # ---- training ----
 
 
-class TrainingRows(Split):
-    """The split to train on: batches of features, targets, and which remembered row each is, or -1."""
+class NumberedRows:
+    """Features of rows, and which remembered row each is, or -1: indexed by sample numbers (B,) to both.
 
-    def __init__(self, split: Split) -> None:
-        super().__init__(split.x, split.y, split.indices)
-        self.numbers = torch.full((len(self),), -1)
-        rows = remembered_rows(len(self))
-        self.numbers[rows] = torch.arange(len(rows))
+    Args:
+        x: features (N, F).
+        remembered: sample numbers of the remembered rows (R,).
+    """
 
-    def __getitems__(self, positions: list[int]) -> Any:
-        return *super().__getitems__(positions), self.numbers[positions]
+    in_memory = True
+
+    def __init__(self, x: Tensor, remembered: Tensor) -> None:
+        self.x = x
+        self.numbers = torch.full((len(x),), -1)
+        self.numbers[remembered] = torch.arange(len(remembered))
+
+    def __getitem__(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        return self.x[samples], self.numbers[samples]
 
 
 def count_members(model_list: Sequence[nn.Module]) -> int:
@@ -490,14 +496,14 @@ def count_members(model_list: Sequence[nn.Module]) -> int:
 
 
 def for_members(batch: Any, members: int) -> Any:
-    """A batch of `TrainingRows` as the network takes it, (rows, which ones they are), and a target for each prediction.
+    """A training batch with a target for each prediction, those of a row one after another.
 
     Args:
-        batch: features and targets (B,), and which remembered row each is, unless the network compares none.
+        batch: rows, and targets (B,).
         members: predictions for each row.
     """
-    x, y, *numbers = batch
-    return (x, *numbers) if numbers else x, y.repeat_interleave(members)
+    rows, y = batch
+    return rows, y.repeat_interleave(members)
 
 
 def choose_batch_size(most: int, rows: int) -> int:
@@ -513,7 +519,7 @@ def describe_rows(model_list: Sequence[nn.Module], train: Any) -> Any:
         train: the split to train on.
 
     Returns:
-        The split, which says in training which rows it gives, if the network compares rows.
+        The split, whose inputs also say which remembered row each is, if the network compares rows.
 
     Raises:
         UserError: the network needs to know its training rows, and they are in no `Split`.
@@ -528,4 +534,6 @@ def describe_rows(model_list: Sequence[nn.Module], train: Any) -> Any:
         )
     for module in modules:
         module.describe(train.x[train.indices], train.y[train.indices])
-    return TrainingRows(train) if any(isinstance(module, Vote) for module in modules) else train
+    if not any(isinstance(module, Vote) for module in modules):
+        return train
+    return Split(NumberedRows(train.x, train.indices[remembered_rows(len(train))]), train.y, train.indices)

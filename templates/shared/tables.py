@@ -3,7 +3,7 @@
 How files are read is in table_files.py, what cells say in cells.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -60,6 +60,13 @@ class Table:
     def place(self, row: int) -> str:
         """Where a row is: for messages, and as its name among predictions."""
         return f"{self.path}:{self.lines[row]}"
+
+    def without(self, names: Collection[str]) -> "Table":
+        """The table without the columns of these names."""
+        kept = [number for number, name in enumerate(self.names) if name not in names]
+        first = self.first[0], [self.first[1][number] for number in kept] if self.first[1] else []
+        columns = [self.columns[number] for number in kept]
+        return Table(self.path, [self.names[number] for number in kept], columns, self.lines, first, self.named)
 
     def without_names(self, names: Sequence[str] = ()) -> "Table":
         """The table with its line of names as its first row, and these names, or column_1, column_2 ...

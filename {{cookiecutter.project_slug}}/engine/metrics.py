@@ -169,7 +169,7 @@ def improves(value: float, best: float, mode: str, threshold: float = 0.0) -> bo
 MODES = {
     **dict.fromkeys(("acc", "accuracy", "ap", "auc", "auroc", "dice", "f1", "iou", "map", "miou", "precision"), "max"),
     **dict.fromkeys(("psnr", "r2", "recall", "ssim"), "max"),
-    **dict.fromkeys(("err", "error", "loss", "mae", "mse", "nll", "perplexity", "rmse"), "min"),
+    **dict.fromkeys(("ece", "err", "error", "loss", "mae", "mse", "nll", "perplexity", "rmse"), "min"),
 }
 
 

@@ -309,6 +309,10 @@ class Trainer:
         """Matplotlib figures by name, of some samples and of what `dataset_metrics` hold after an evaluation."""
         return {}
 
+    def prediction_meta(self) -> dict[str, Any]:
+        """What prediction must know of the evaluation that has just ended, saved in best.pth with `meta`: plain values."""
+        return {}
+
     def report(self, split: str) -> None:
         """Prints and writes more than one number about the best epoch, from what `dataset_metrics` hold, at the end.
 

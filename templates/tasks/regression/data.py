@@ -1,10 +1,10 @@
 """Rows of a table with a number to predict: from tables to data set splits, for training and prediction.
 
-What a column is, and the features that it becomes, is in columns.py; how files are read, in table_files.py.
+Which rows and columns are used is in table_rows.py, what a column becomes in columns.py, how files are read in
+table_files.py.
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from cells import as_texts, has_decimal_commas, read_numbers
-from columns import describe_columns, encode, has_names, note_unknown_texts
+from columns import describe_columns, encode
 from config import Config
-from engine.data.splits import Split, choose_splits, sizes_of
+from engine.data.splits import Split, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
 from metrics import TargetScale
 from table_networks import remembered_rows
-from tables import Table, as_table, find_tables, read_table, with_targets
+from table_rows import choose_rows, feature_tables, read_tables
+from table_rows import read_inputs as read_inputs  # predict.py takes it from here
+from tables import Table, with_targets
 
 MOST_SKEWED = 1.0  # a target, before its logarithm is tried
 
@@ -39,8 +41,9 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
         found, target = read_tables(config), config.target
     tables, test_fraction = with_targets(found, [target], config.test_fraction)
     targets = read_targets(tables, target)
-    groups = {name: torch.zeros(len(values)) for name, values in targets.items()}
-    chosen = choose_splits(groups, config.val_fraction, config.seed, test_fraction)
+    strata = {name: torch.zeros(len(values)) for name, values in targets.items()}
+    chosen = choose_rows(tables, strata, config, test_fraction)
+    used = feature_tables(tables, config)
     for name, (source, indices) in chosen.items():
         values = targets[source][indices]
         if values.min() == values.max() or not values.std(correction=0) < math.inf:
@@ -50,11 +53,11 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
                 f"give more rows{way}"
             )
     rows = chosen["train"][1]
-    columns = describe_columns(tables["train"], target, rows.tolist())
+    columns = describe_columns(used["train"], target, rows.tolist())
     meta: dict[str, Any] = {"columns": columns, "target": target}
     meta |= describe_target(targets["train"][rows], targets, config.target_transform, target)
     scale = TargetScale(meta)
-    features = {name: encode(table, columns) for name, table in tables.items()}
+    features = {name: encode(table, columns) for name, table in used.items()}
     standardised = {name: scale.standardised(values) for name, values in targets.items()}
     splits = {name: Split(features[source], standardised[source], rows) for name, (source, rows) in chosen.items()}
     meta |= {"backbone": config.backbone, "width": config.width, "dropout": config.dropout}
@@ -98,36 +101,6 @@ def skewness(values: Tensor) -> float:
     return float(((values - values.mean()) / values.std(correction=0)).pow(3).mean())
 
 
-def read_tables(config: Config) -> dict[str, Table]:
-    """The table of each split that is on the disk.
-
-    Raises:
-        UserError: a table that cannot be read, or one without column names if the target is not column_1, column_2 ...
-    """
-    tables = {name: read_table(path) for name, path in find_tables(config.data).items()}
-    train = tables["train"]
-    if config.target in train.names or has_names(train):
-        return tables
-    names = train.without_names().names
-    if config.target not in names:
-        raise UserError(
-            f"{train.path} has no column names: they are {names[0]} to {names[-1]}; give the one to predict with "
-            f"--target, often the last: --target {names[-1]}"
-        )
-    print(f"{train.path} has no column names: they are {names[0]} to {names[-1]}")
-    return {name: with_names(table, names, config.target) for name, table in tables.items()}
-
-
-def with_names(table: Table, names: Sequence[str], target: str) -> Table:
-    """A table without column names with these, that of the target only if there is one more column than features.
-
-    Raises:
-        UserError: it has more or fewer columns.
-    """
-    features = [name for name in names if name != target]
-    return table.without_names(features if len(table.names) == len(features) else names)
-
-
 def read_targets(tables: dict[str, Table], name: str) -> dict[str, Tensor]:
     """The target of every row of each table, shape (N,), float64.
 
@@ -163,23 +136,3 @@ def make_synthetic(config: Config) -> Table:
         "y": [f"{number:.3f}" for number in y.tolist()],
     }
     return Table(Path("synthetic"), list(columns), list(columns.values()), range(2, count + 2))
-
-
-def read_inputs(inputs: Sequence[Any], meta: dict[str, Any], batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """For predict.py: batches of places (file:line) and features (B, F), from tables with the columns of train.
-
-    Args:
-        inputs: files, pandas DataFrames, or arrays with the columns in the order of train.
-        meta: what `load_data` returned.
-        batch_size: rows per batch.
-    """
-    for source in inputs:
-        features = [column["name"] for column in meta["columns"]]
-        table = as_table(source, features)
-        if "names" in meta and not set(features) <= set(table.names):
-            table = with_names(table, meta["names"], meta["target"])
-        x = encode(table, meta["columns"])
-        note_unknown_texts(table, meta["columns"])
-        for start in range(0, len(x), batch_size):
-            batch = x[start : start + batch_size]
-            yield [table.place(row) for row in range(start, start + len(batch))], batch

@@ -1,4 +1,4 @@
-"""The scale of the target, and metrics over a whole data set: R2 and the root mean squared error."""
+"""The scale of the target, and metrics over a whole data set: R2, root mean squared error, prediction intervals."""
 
 import math
 from collections.abc import Mapping
@@ -79,3 +79,47 @@ class RootMeanSquaredError(SquaredErrors):
     def compute(self) -> Tensor:
         """The error, a scalar, in the target's own unit."""
         return torch.tensor(self.scale.std * math.sqrt(self.errors / max(1, self.count)), dtype=torch.float64)
+
+
+class IntervalWidth:
+    """The mean width of prediction intervals, which go from one quantile of the residuals to another.
+
+    Residuals are of the standardised target, or of its logarithm: an interval of a large prediction is then wider.
+
+    Args:
+        scale: of the target.
+        coverage: part of the residuals that is inside, above 0 and below 1.
+    """
+
+    sums = ("pred", "residuals")
+
+    def __init__(self, scale: TargetScale, coverage: float) -> None:
+        self.scale = scale
+        self.coverage = coverage
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all that was taken in."""
+        self.pred: list[Tensor] = []
+        self.residuals: list[Tensor] = []
+
+    def update(self, pred: Tensor, y: Tensor) -> None:
+        """Takes in predictions and targets of shape (B,), as the network predicts them."""
+        self.pred.append(pred.cpu().double())
+        self.residuals.append((y - pred).cpu().double())
+
+    def ends(self) -> list[float]:
+        """What to add to a prediction for the lower and the upper end of its interval.
+
+        Of N residuals these are the ones of rank (N + 1) (1 - coverage) / 2, rounded down, and its mirror image: so
+        that a new residual is inside with that probability or more (Lei et al. 2018); the ends if N is too small.
+        """
+        residuals = torch.cat(self.residuals).sort().values
+        outside = max(1, math.floor((len(residuals) + 1) * (1 - self.coverage) / 2))
+        return [residuals[outside - 1].item(), residuals[-outside].item()]
+
+    def compute(self) -> Tensor:
+        """The mean width, a scalar, in the target's own unit."""
+        pred = torch.cat(self.pred)
+        low, high = (self.scale.in_unit(pred + end) for end in self.ends())
+        return (high - low).mean()

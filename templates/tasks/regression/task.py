@@ -5,17 +5,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from columns import num_features
 from config import Config
 from data import load_data
 from engine.data.loaders import make_loaders
 from engine.monitor.figures import caption, new_figure
 from engine.optim.optimizers import build_optimizers
-from engine.runtime.errors import UserError
 from engine.trainer import Trainer
-from metrics import R2, RootMeanSquaredError, TargetScale
+from metrics import R2, IntervalWidth, RootMeanSquaredError, TargetScale
 from model import build_model_list
 from table_networks import choose_batch_size, count_members, describe_rows, for_members
+from table_rows import check_features
 
 EPOCHS = 60  # unless config.epochs says how many
 LOSSES = {"mse": nn.MSELoss, "huber": nn.HuberLoss}
@@ -41,19 +40,18 @@ class Task(Trainer):
         )
         self.optimizer_list = build_optimizers(self.model_list, config)
         self.criterion = LOSSES[config.loss]()
+        self.interval = IntervalWidth(self.scale, config.interval)
         self.dataset_metrics = {"r2": R2(self.scale), "rmse": RootMeanSquaredError(self.scale)}
+        self.dataset_metrics |= {"interval_width": self.interval} if config.interval else {}
+        self.score_modes = {"interval_width": "min"}
         self.key_metric = "loss"  # of the few rows of a validation set r2 is decided by the largest targets
 
-    def check_inputs(self, x: Tensor) -> None:
+    def check_inputs(self, x: Any) -> None:
         """Raises a UserError for features that are not those of the columns."""
-        wanted = sum(map(num_features, self.meta["columns"]))
-        if x.dim() != 2 or x.shape[1] != wanted:
-            raise UserError(
-                f"features have the shape {tuple(x.shape)}, not (B, {wanted}); encode in data.py makes them"
-            )
+        check_features(x, self.meta["columns"])
 
     def augment(self, batch: Any) -> Any:
-        """The batch with which rows it has, none of which is compared with itself, and a target for each member."""
+        """The batch with a target for each member of the network."""
         return for_members(batch, self.members)
 
     def loss(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -63,6 +61,10 @@ class Task(Trainer):
     def metric(self, pred: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The mean absolute error, in the target's own unit."""
         return {"mae": (self.scale.relative(pred) - self.scale.relative(y)).abs().mean() * self.scale.std}
+
+    def prediction_meta(self) -> dict[str, Any]:
+        """What to add to a prediction for the ends of its interval, from the residuals of the evaluation."""
+        return {"interval": self.interval.ends()} if self.interval.residuals else {}
 
     def draw(self, batch: Any) -> dict[str, Any]:
         """Predicted against true targets of some rows, in the target's own unit; those on the line are right."""
@@ -78,6 +80,9 @@ class Task(Trainer):
 
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, with the target in its own unit, from standardised predictions (B,)."""
-    values = TargetScale(meta).in_unit(pred).tolist()
-    column = f"predicted {meta['target']}"
-    return [{"input": name, column: value} for name, value in zip(names, values, strict=True)]
+    scale, target = TargetScale(meta), meta["target"]
+    columns = {f"predicted {target}": scale.in_unit(pred).tolist()}
+    for end, added in zip(("lowest", "highest"), meta.get("interval", []), strict=False):
+        columns[f"{end} {target}"] = scale.in_unit(pred + added).tolist()
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [{"input": name, **row} for name, row in zip(names, rows, strict=True)]

@@ -1,9 +1,7 @@
 """Texts of one class each: from tables to data set splits, for training and prediction."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from config import Config
 from engine.data.splits import Split, make_splits, sizes_of
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
+from table_classes import find_classes, note_single_rows
 from table_files import ENDINGS, ending_of, read_text
 from tables import Table, as_table, find_tables, read_table, shortened, with_targets
 
@@ -34,46 +33,23 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     """
     check_balance(config)
     found, nameless, test_fraction = (make_synthetic if config.data == "synthetic" else read_tables)(config)
-    texts, names, table = found["train"]
-    counts = Counter(names)
-    classes = sorted(set(names) - {""})
-    if len(classes) < 2 or len(classes) > max(20, len(texts) / 2):
-        raise UserError(
-            f"{table.path} has {len(classes)} classes in {len(texts)} rows ({listed(map(shortened, classes))}); are "
-            "--text_column and --label_column right? Two classes with several rows each are the least"
-        )
+    names = {split: names for split, (_, names, _) in found.items()}
+    tables = {split: table for split, (_, _, table) in found.items()}
+    classes = sorted(find_classes(names, tables, "are --text_column and --label_column"))
     index = {name: number for number, name in enumerate(classes)}
-    for _, names, table in found.values():
-        check_classes(table, names, index)
-    labels = {split: torch.tensor([index[name] for name in names]) for split, (_, names, _) in found.items()}
+    labels = {split: torch.tensor([index[name] for name in found]) for split, found in names.items()}
     encoded = {split: Texts(texts, config.max_length) for split, (texts, _, _) in found.items()}
     data = {split: (encoded[split], labels[split]) for split in found}
     splits = make_splits(data, labels, config.val_fraction, config.seed, test_fraction)
     print(describe_classes(list(map(shortened, classes)), splits))
-    if rare := [shortened(name) for name, count in counts.items() if count == 1]:
-        print(f"note: classes of one text, which is in train: {listed(rare)}")
-    empty = sum(not text for text in texts)
+    note_single_rows(names["train"])
+    empty = sum(not text for text in found["train"][0])
     cut = f"{encoded['train'].cut:.1%} are cut at {config.max_length} bytes"
     line = f"data: {sizes_of(splits)} texts in {len(classes)} classes; {cut}"
     print(line + (f", {empty:,} are empty" if empty else ""))
     meta = {"classes": classes, "text_column": config.text_column, "nameless": nameless}
     meta |= {name: getattr(config, name) for name in ("max_length", "width", "layers", "dropout")}
     return splits | {"train": sampled(splits["train"], config)}, meta
-
-
-def check_classes(table: Table, names: Sequence[str], known: Mapping[str, int]) -> None:
-    """Raises a UserError that counts and names the classes of a table's rows that train does not have."""
-    unknown = Counter(name for name in names if name not in known)
-    if not unknown:
-        return
-    first = next(row for row, name in enumerate(names) if name in unknown)
-    if unknown[""]:
-        raise UserError(f"{table.place(first)}: a text has no class ({unknown['']:,} in all); give each one a class")
-    counted = listed(f"{shortened(name)} ({count:,})" for name, count in unknown.most_common())
-    raise UserError(
-        f"{table.place(first)}: train has no class {shortened(names[first])}; rows with classes that it does not have: "
-        f"{counted}; it has {listed(map(shortened, known))}"
-    )
 
 
 class Texts:
@@ -97,12 +73,6 @@ class Texts:
         columns = torch.arange(int(lengths.max()))
         places = ((self.ends[numbers].unsqueeze(1) - lengths) + columns).clamp(max=len(self.bytes) - 1)
         return (self.bytes[places].long() + 1).where(columns < lengths, 0)
-
-
-def listed(names: Iterable[str]) -> str:
-    """Up to five of these, for a message."""
-    first = list(islice(names, 6))
-    return ", ".join([*first[:5], "..."] if len(first) > 5 else first)
 
 
 def read_tables(config: Config) -> Found:

@@ -63,7 +63,7 @@ def test_padding_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["text,label", *GOOD, "x,"], r"data.csv:14: a text has no class \(1 in all\)"),
+        (["text,label", *GOOD, "x,"], r"data.csv:14: a row has no class \(1 in all\)"),
         (["text,label", *GOOD, "x"], "data.csv:14: 1 cells where the first line has 2"),
         (["text,label", *GOOD[::2]], "has 1 classes in 6 rows"),
         (["texts,label", *GOOD], "no column 'text'; did you mean 'texts'"),

@@ -51,12 +51,14 @@ class Resumable(Protocol):
     @property
     def task_type(self) -> str: ...
     def data_sizes(self) -> dict[str, int]: ...
+    def prediction_meta(self) -> dict[str, Any]: ...
 
 
 def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
     """The state of a trainer, as plain types and tensors; all ranks call it.
 
-    model0 ... (weights and buffers), task_type, config (settings of the run) and the attributes in ALWAYS. With `optim`
+    model0 ... (weights and buffers), task_type, config (settings of the run) and the attributes in ALWAYS; without
+    `optim` also what `prediction_meta` says, in meta. With `optim`
     also optimizer0 ..., lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes),
     sample_means, those in TO_CONTINUE and, with EMA, the averaged weights: ema0 ...
     """
@@ -64,7 +66,7 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
     state |= {"task_type": trainer.task_type, "config": settings.of_run(trainer.config)}
     state |= {name: getattr(trainer, name) for name in ALWAYS}
     if not optim:
-        return state
+        return state | {"meta": {**trainer.meta, **trainer.prediction_meta()}}
     state |= {name: getattr(trainer, name) for name in TO_CONTINUE}
     state |= {f"ema{number}": model_state(model) for number, model in enumerate(trainer.weight_average.model_list)}
     for number, (optimizer, schedule) in enumerate(zip(trainer.optimizer_list, trainer.lr_scheduler_list, strict=True)):

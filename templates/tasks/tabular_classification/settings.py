@@ -1,0 +1,20 @@
+# Data, network and optimizer
+SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 32}  # for --smoke and tests
+data: MayChange[str] = "synthetic"  # synthetic, a table, or a folder with train.csv, val.csv, test.csv
+target: str = "target"  # the column with the classes; all others are features
+drop: tuple[str, ...] = ()  # columns that are no features
+group: str = ""  # a column whose equal values, such as a person's rows, all go to train, all to val or all to test
+time: str = ""  # a column of dates or numbers: the latest rows are test, those before them val
+val_fraction: Fraction = 0.1  # part of train that is held out to choose the best epoch, without a val file
+test_fraction: Fraction = 0.1  # part of train that is held out to test the best epoch, without a val or test file
+batch_size: Positive[int] = 256  # rows per batch, over all processes; small tables get 8 batches or more
+backbone: Literal["both", "nca", "tabm", "mlp"] = "both"  # nca: similar rows vote; tabm: perceptrons; mlp: one
+width: Positive[int] = 256  # units of each hidden layer of a perceptron
+dropout: Fraction = 0.1  # part of the hidden units that is dropped in each update
+class_weights: Literal["none", "balanced"] = "none"  # balanced: all classes weigh the same in the loss
+sampler: Literal["shuffle", "balanced"] = "shuffle"  # balanced: an epoch has every class equally often
+label_smoothing: Fraction = 0.0  # part of each target that is spread over all classes
+optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"  # see engine/optim/optimizers.py
+lr: MayChange[tuple[Positive[float], ...]] = (0.003,)  # base learning rate: one for all parts, or one per part
+weight_decay: NonNegative[float] = 3e-4  # of weights with 2 dimensions or more, not biases
+clip_grad: NonNegative[float] = 0.0  # largest norm of the gradient over all parts; 0: no clipping
