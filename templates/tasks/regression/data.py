@@ -39,8 +39,8 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
         found, target = read_tables(config), config.target
     tables, test_fraction = with_targets(found, [target], config.test_fraction)
     targets = read_targets(tables, target)
-    groups = {name: torch.zeros(len(values)) for name, values in targets.items()}
-    chosen = choose_splits(groups, config.val_fraction, config.seed, test_fraction)
+    strata = {name: torch.zeros(len(values)) for name, values in targets.items()}
+    chosen = choose_splits(config, strata, test_fraction)
     for name, (source, indices) in chosen.items():
         values = targets[source][indices]
         if values.min() == values.max() or not values.std(correction=0) < math.inf:

@@ -48,7 +48,7 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     labels = {split: torch.tensor([index[name] for name in names]) for split, (_, names, _) in found.items()}
     encoded = {split: Texts(texts, config.max_length) for split, (texts, _, _) in found.items()}
     data = {split: (encoded[split], labels[split]) for split in found}
-    splits = make_splits(data, labels, config.val_fraction, config.seed, test_fraction)
+    splits = make_splits(config, data, labels, test_fraction)
     print(describe_classes(list(map(shortened, classes)), splits))
     if rare := [shortened(name) for name, count in counts.items() if count == 1]:
         print(f"note: classes of one text, which is in train: {listed(rare)}")
