@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from columns import num_features
@@ -81,3 +82,13 @@ def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) 
     values = TargetScale(meta).in_unit(pred).tolist()
     column = f"predicted {meta['target']}"
     return [{"input": name, column: value} for name, value in zip(names, values, strict=True)]
+
+
+def average(preds: list[Tensor], metas: list[dict[str, Any]]) -> Tensor:
+    """For predict.py: the mean of several networks' targets in their own unit, standardised for the first meta (B,).
+
+    If the first fold has chosen the logarithm and another one has not, a mean below 0 counts as 0.
+    """
+    scale, values = TargetScale(metas[0]), [TargetScale(m).in_unit(pred) for pred, m in zip(preds, metas, strict=True)]
+    mean = torch.stack(values).mean(0)
+    return scale.standardised(mean.clamp(min=torch.finfo(mean.dtype).tiny) if scale.log else mean)
