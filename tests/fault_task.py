@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Task(Trainer):
         super().__init__(config)
         x = torch.randn(30, 4, generator=epoch_generator(config.seed, 0))
         y = (x.sum(1) > 0).long()
-        train, val = make_splits({"train": (x, y)}, {"train": y}, 0.3, config.seed).values()
+        train, val = make_splits(replace(config, val_fraction=0.3), {"train": (x, y)}, {"train": y}).values()
         splits = {"train": Noisy(x, y, train.indices), "val": Loaded(x, y, val.indices)}
         self.train_loader, self.eval_loader, self.test_loader = make_loaders(
             splits, config.batch_size, config.seed, self.device, config.workers

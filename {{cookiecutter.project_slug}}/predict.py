@@ -1,10 +1,12 @@
 """Predicts with trained weights: `python predict.py --checkpoint check_point/.../best.pth INPUT...`.
 
-From Python: `from predict import load`, then `load("best.pth").predict("input")`.
+From Python: `from predict import load`, then `load("best.pth").predict("input")`. Of the folder of a cross-validation
+the networks of all folds predict, and their mean is taken.
 
 Of your files it needs `build_model_list(meta, num_parts)` in model.py, `read_inputs(inputs, meta, batch_size)` in
-data.py, and `Task` and `to_rows(names, pred, meta, output)` in task.py; and, for `--explain`, `explain(task, x, pred)`
-there, which makes a matplotlib figure for each input.
+data.py, and `Task` and `to_rows(names, pred, meta, output)` in task.py; and there, for `--explain`,
+`explain(task, x, pred)`, which makes a matplotlib figure for each input, and for a cross-validation
+`average(preds, metas)`, which makes one output from those of several networks.
 """
 
 import csv
@@ -33,7 +35,7 @@ class Arguments:
     """Prints a table of predictions and writes it as CSV."""
 
     inputs: tyro.conf.Positional[tuple[Path, ...]]  # what to predict for: see read_inputs in data.py
-    checkpoint: Path  # best.pth or epoch<N>.pth of a run
+    checkpoint: Path  # best.pth or epoch<N>.pth of a run, its folder, or that of a cross-validation: the mean of folds
     output: Path = Path("predictions.csv")  # where the table is written; other files of to_rows go beside it
     explain: bool = False  # draw what each prediction rests on, as PNG files in a folder beside the table
     batch_size: int = 32  # inputs per batch
@@ -75,17 +77,64 @@ class Predictor:
 
     def batches(self, inputs: Sequence[Any], output: Path, batch_size: int, explain: bool = False) -> Iterator[Rows]:
         """The same, batch by batch."""
-        from data import read_inputs
         from task import to_rows
 
         pictures = Pictures(inputs, output) if explain else None
-        for names, batch in read_inputs(inputs, self.meta, batch_size):
-            pred = self(batch)
+        for names, batch, pred in self.outputs(inputs, batch_size):
             rows = to_rows(names, pred, self.meta, output)
             if pictures:
                 paths = pictures.draw(self.task, names, batch, pred)
                 rows = [row | {"explained": path} for row, path in zip(rows, paths, strict=True)]
             yield rows
+
+    def outputs(self, inputs: Sequence[Any], batch_size: int) -> Iterator[tuple[list[str], Any, Any]]:
+        """Names, inputs and the network's output, batch by batch."""
+        from data import read_inputs
+
+        for names, batch in read_inputs(inputs, self.meta, batch_size):
+            yield names, batch, self(batch)
+
+
+class Ensemble(Predictor):
+    """The networks of a cross-validation: each reads the inputs by its own meta, and their outputs are averaged.
+
+    The mean is an output for the meta of the first fold, whose network also explains.
+
+    Args:
+        folds: a predictor of each fold.
+
+    Raises:
+        UserError: task.py has no `average`.
+    """
+
+    def __init__(self, folds: Sequence[Predictor]) -> None:
+        super().__init__(folds[0].task, folds[0].meta)
+        self.folds = folds
+        self.metas = [fold.meta for fold in folds]
+        self.average: Any = getattr(import_module("task"), "average", None)
+        if self.average is None:
+            raise UserError(
+                "task.py has no average(preds, metas), which makes one output of several; give one best.pth"
+            )
+
+    def __call__(self, x: Any) -> Any:
+        """The mean of the networks' outputs for a batch, if all folds read inputs in the same way; else a UserError."""
+        if any(meta != self.meta for meta in self.metas):
+            raise UserError("the folds encode inputs differently, each by its own meta; call predict(inputs) instead")
+        return self.average([fold(x) for fold in self.folds], self.metas)
+
+    def outputs(self, inputs: Sequence[Any], batch_size: int) -> Iterator[tuple[list[str], Any, Any]]:
+        """Names, inputs as the first fold reads them, and the mean of the outputs, batch by batch."""
+        from data import read_inputs
+
+        different = [meta for number, meta in enumerate(self.metas) if meta not in self.metas[:number]]
+        reader_of = [different.index(meta) for meta in self.metas]  # inputs are read once for all folds alike
+        for read in zip(*(read_inputs(inputs, meta, batch_size) for meta in different), strict=True):
+            names, batch = read[0]
+            if any(others != names for others, _ in read):
+                raise UserError("the folds read the inputs in different batches; give --batch_size 1")
+            preds = [fold(read[reader][1]) for fold, reader in zip(self.folds, reader_of, strict=True)]
+            yield names, batch, self.average(preds, self.metas)
 
 
 class Pictures:
@@ -144,12 +193,32 @@ def load(path: str | Path, device: str = "auto") -> Predictor:
     """Loads trained weights, without data and without the folder of their run.
 
     Args:
-        path: best.pth or epoch<N>.pth of a run.
+        path: best.pth or epoch<N>.pth of a run; its folder, for its best.pth; or the folder of a cross-validation, for
+            those of all folds.
         device: auto, cpu, cuda, cuda:1, mps.
 
     Raises:
-        UserError: a file that is damaged, of another task, or of another version of model.py.
+        UserError: a file that is damaged, of another task, or of another version of model.py; a folder without any.
     """
+    from engine.checkpoint.run_folder import runs_in
+
+    if not Path(path).is_dir():
+        return load_file(path, device)
+    best = [run / "best.pth" for run in runs_in(path)]
+    found = [file for file in best if file.is_file()]
+    if not found:
+        raise UserError(f"{path} has no best.pth; give the folder of a run or of a cross-validation, or a file")
+    if found == [Path(path) / "best.pth"]:
+        return load_file(found[0], device)
+    names = ", ".join(file.parent.name for file in found)
+    print(f"the mean of {len(found)} networks predicts: {names}")
+    if missing := [file.parent.name for file in best if file not in found]:
+        print(f"note: no best.pth yet is in {', '.join(missing)}")
+    return Ensemble([load_file(file, device) for file in found])
+
+
+def load_file(path: str | Path, device: str) -> Predictor:
+    """Loads the weights in a file; see `load`."""
     from engine import checkpoint, settings
     from engine.checkpoint.state import check_task, num_parts
     from engine.runtime.devices import pick_device
@@ -257,6 +326,8 @@ def predict(arguments: Arguments) -> None:
     more = len(columns) - len(shown)
     print(f"{written} predictions are in {output}" + (f", with {more} more columns" if more else ""))
     if arguments.explain:
+        if isinstance(predictor, Ensemble):
+            print("they are of the first fold's network alone")
         print(f"pictures of what each rests on are in {folder_of_pictures(output)}")
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from cells import as_texts, date_formats, has_decimal_commas, missing_cells, read_dates, read_numbers
 from columns import Column, encode, has_names, note_unknown_texts, num_features
-from engine.data.splits import choose_splits
+from engine.data.splits import SplitConfig, choose_splits
 from engine.monitor.console import wrapped
 from engine.runtime.errors import UserError
 from tables import Table, as_table, find_tables, read_table, some
 
 
-class RowsConfig(Protocol):
+class RowsConfig(SplitConfig, Protocol):
     """The settings that say which rows and columns are used; config.py explains them."""
 
     @property
@@ -31,10 +31,6 @@ class RowsConfig(Protocol):
     def group(self) -> str: ...
     @property
     def time(self) -> str: ...
-    @property
-    def val_fraction(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
 
 
 # ---- tables ----
@@ -108,11 +104,11 @@ def choose_rows(
         raise UserError(f"--group {config.group} and --time {config.time} each say what is held out; give one of them")
     groups = read_groups(tables, config.group) if config.group else None
     times = read_times(tables, config.time) if config.time else None
-    return choose_splits(strata, config.val_fraction, config.seed, test_fraction)
+    return choose_splits(config, strata, test_fraction, groups, times)
 
 
 def read_groups(tables: Mapping[str, Table], name: str) -> dict[str, Tensor]:
-    """The number of each row's group, by split on the disk, shape (N,); groups that two of these share are counted.
+    """The number of each row's group, by split on the disk, shape (N,), the same number in all of them.
 
     Raises:
         UserError: there is no such column, or a row without a group.
@@ -124,9 +120,6 @@ def read_groups(tables: Mapping[str, Table], name: str) -> dict[str, Tensor]:
         for row in np.flatnonzero(missing_cells(cells))[:1]:
             raise UserError(f"{table.place(row)}: {name!r} is empty; every row needs its group (--group)")
         found[split] = torch.tensor([numbers.setdefault(cell, len(numbers)) for cell in as_texts(cells)])
-        for other in list(found)[:-1]:
-            if common := len(set(found[split].tolist()) & set(found[other].tolist())):
-                print(f"note: {common:,} groups of {name!r} are both in {other} and in {split}")
     return found
 
 

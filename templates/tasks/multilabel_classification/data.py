@@ -35,8 +35,8 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     images, meta = read_splits(found, config)
     meta |= {"labels": labels}
     pairs = {name: (images[name], y[name]) for name in images}
-    groups = {name: rarest_label(of_split) for name, of_split in y.items()}
-    splits = make_splits(pairs, groups, config.val_fraction, config.seed, test_fraction)
+    strata = {name: rarest_label(of_split) for name, of_split in y.items()}
+    splits = make_splits(config, pairs, strata, test_fraction)
     for name, split in splits.items():
         for label, count in zip(meta["labels"], split.y[split.indices].sum(0).tolist(), strict=True):
             if not count:
@@ -50,7 +50,7 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
 
 
 def rarest_label(y: Tensor) -> Tensor:
-    """For each row of labels (N, L) the number of its rarest label, L if it has none: the group to hold out from."""
+    """For each row of labels (N, L) the number of its rarest label, L if it has none: the stratum to hold out from."""
     frequency = y.sum(0).where(y > 0, float("inf"))
     return frequency.argmin(1).where(y.any(1), y.shape[1])
 

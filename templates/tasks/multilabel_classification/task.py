@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from augmentation import augmentation_of
@@ -88,6 +90,12 @@ def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) 
         each = {f"p({label})": probability for label, probability in found}
         rows.append({"input": name, "labels": " + ".join(likely), **each})
     return rows
+
+
+def average(preds: list[Tensor], metas: list[dict[str, Any]]) -> Tensor:
+    """For predict.py: the mean of several networks' probabilities, as logits (B, L), of the same labels."""
+    logits = torch.stack(preds)
+    return F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
 
 
 def explain(task: Trainer, x: Tensor, pred: Tensor) -> Iterator[Any]:

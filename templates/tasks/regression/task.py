@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from config import Config
@@ -86,3 +87,13 @@ def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) 
         columns[f"{end} {target}"] = scale.in_unit(pred + added).tolist()
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [{"input": name, **row} for name, row in zip(names, rows, strict=True)]
+
+
+def average(preds: list[Tensor], metas: list[dict[str, Any]]) -> Tensor:
+    """For predict.py: the mean of several networks' targets in their own unit, standardised for the first meta (B,).
+
+    If the first fold has chosen the logarithm and another one has not, a mean below 0 counts as 0.
+    """
+    scale, values = TargetScale(metas[0]), [TargetScale(m).in_unit(pred) for pred, m in zip(preds, metas, strict=True)]
+    mean = torch.stack(values).mean(0)
+    return scale.standardised(mean.clamp(min=torch.finfo(mean.dtype).tiny) if scale.log else mean)

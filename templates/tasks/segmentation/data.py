@@ -44,8 +44,8 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
         UserError: files that cannot be used.
     """
     pairs, sizes, meta = (make_synthetic if config.data == "synthetic" else read_folder)(config)
-    groups = {name: torch.zeros(len(split)) for name, split in sizes.items()}
-    chosen = choose_splits(groups, config.val_fraction, config.seed)
+    strata = {name: torch.zeros(len(split)) for name, split in sizes.items()}
+    chosen = choose_splits(config, strata)
     splits = {name: Pairs(pairs[source], sizes[source], indices) for name, (source, indices) in chosen.items()}
     train, augmentation = splits["train"], augmentation_of(config, meta["image_size"])
     meta |= image_statistics(train) if meta["backbone"] == "small" else {}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from classification import draw_confusion
+from classification import draw_confusion, mean_of_logits
 from config import Config
 from data import load_data
 from engine.data.loaders import make_loaders
@@ -97,3 +97,8 @@ def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) 
         shown = [f"{c} {part:.1%}" for c, part in zip(meta["classes"], fractions.tolist(), strict=True) if part]
         rows.append({"input": name, "mask": str(path), "classes": ", ".join(shown)})
     return rows
+
+
+def average(preds: list[Tensor], metas: list[dict[str, Any]]) -> Tensor:
+    """For predict.py: the mean of several networks' probabilities, as logits (B, C, H, W), of the same classes."""
+    return mean_of_logits(preds)

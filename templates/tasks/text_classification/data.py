@@ -40,7 +40,7 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     labels = {split: torch.tensor([index[name] for name in found]) for split, found in names.items()}
     encoded = {split: Texts(texts, config.max_length) for split, (texts, _, _) in found.items()}
     data = {split: (encoded[split], labels[split]) for split in found}
-    splits = make_splits(data, labels, config.val_fraction, config.seed, test_fraction)
+    splits = make_splits(config, data, labels, test_fraction)
     print(describe_classes(list(map(shortened, classes)), splits))
     note_single_rows(names["train"])
     empty = sum(not text for text in found["train"][0])

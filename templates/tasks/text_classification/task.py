@@ -5,7 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
-from classification import BalancedAccuracy, MacroF1, class_loss, class_rows, draw_confusion, report_classes
+from classification import (
+    BalancedAccuracy,
+    MacroF1,
+    class_loss,
+    class_rows,
+    draw_confusion,
+    mean_of_logits,
+    report_classes,
+)
 from config import Config
 from data import load_data
 from engine.data.loaders import make_loaders
@@ -57,3 +65,8 @@ class Task(Trainer):
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, from logits (B, C)."""
     return class_rows(names, pred, meta["classes"])
+
+
+def average(preds: list[Tensor], metas: list[dict[str, Any]]) -> Tensor:
+    """For predict.py: the mean of several networks' probabilities, as logits (B, C), of the same classes."""
+    return mean_of_logits(preds)

@@ -1,4 +1,7 @@
-"""The folder of a run: its name, its lock, the names of its states, which to resume from, which to remove."""
+"""The folder of a run: its name, its lock, the names of its states, which to resume from, which to remove.
+
+A cross-validation has a folder of its own with those of its runs in it: fold1, fold2 ...
+"""
 
 import json
 import math
@@ -123,12 +126,34 @@ def prune(newest: Path, keep_last: int) -> None:
             path.unlink(missing_ok=True)
 
 
+def fold_folder(folder: str | Path, number: int) -> Path:
+    """The folder of a run in that of a cross-validation."""
+    return Path(folder) / f"fold{number}"
+
+
+def runs_in(folder: str | Path) -> list[Path]:
+    """The folders of the runs of a cross-validation, in their order; of a run it is its folder alone."""
+    folds = [path for path in Path(folder).glob("fold*") if path.name[4:].isdigit()]
+    return sorted(folds, key=lambda path: int(path.name[4:])) or [Path(folder)]
+
+
+def resumed_folder(state: Path, resume: str) -> Path:
+    """The folder of what goes on from a state: of its run, or of the cross-validation of which that is a fold.
+
+    `--resume` that names the run of a fold, or a state in it, continues this run alone.
+    """
+    run, named = state.parent.resolve(), Path(resume).resolve()
+    is_fold = state.parent in runs_in(state.parent.parent) and (state.parent.parent / "config.json").is_file()
+    return state.parent.parent if is_fold and run not in (named, named.parent) else state.parent
+
+
 def run_of_job(root: str | Path) -> Path | None:
     """The run in `root` that this torchrun job has started before torchrun restarted its processes; None for none."""
     job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     if job == "none":
         return None
-    for path in sorted(Path(root).glob("*/config.json"), key=modification_time, reverse=True):
+    settings = [run / "config.json" for path in Path(root).glob("*") for run in runs_in(path)]
+    for path in sorted(filter(Path.is_file, settings), key=modification_time, reverse=True):
         with suppress(OSError, ValueError):
             if json.loads(path.read_text("utf-8")).get("job") == job and states_in(path.parent):
                 return path.parent
@@ -137,6 +162,8 @@ def run_of_job(root: str | Path) -> Path | None:
 
 def find_state(resume: str, root: str | Path) -> Path | None:
     """The state that `--resume` names: "" for none, a file, a run's folder, or "auto" for the newest that is intact.
+
+    Of a cross-validation it is the newest of all its runs.
 
     "auto" without any state gives None, so that one command can start and restart a job. Where torchrun restarts
     processes it is the newest state of their run, which may have started from the file that is named.
@@ -154,14 +181,16 @@ def find_state(resume: str, root: str | Path) -> Path | None:
         if later and any(here):  # a file of another name has no position
             raise UserError(f"--resume {resume}: {', '.join(later)} beside it are later; move these and best.pth away")
         return Path(resume)
-    runs = list(Path(root).glob("*")) if resume == "auto" else [Path(resume)]
+    folders = list(Path(root).glob("*")) if resume == "auto" else [Path(resume)]
+    runs = [run for folder in folders for run in runs_in(folder)]
     newest_first = sorted(
         filter(states_in, runs), key=lambda run: max(map(modification_time, states_in(run))), reverse=True
     )
     damaged = 0
     for path in (path for run in newest_first for path in states_in(run)):
         if is_intact(path):
-            print_newer_runs(path, [run for run in runs if run not in newest_first])
+            others = [run for run in runs if run not in newest_first and resumed_folder(path, "") not in run.parents]
+            print_newer_runs(path, others)
             return path
         damaged += 1
         print(f"{path} is damaged; trying the one before it")

@@ -4,6 +4,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,13 @@ def columns_to_print(rows: Sequence[Mapping[str, Any]], width: int = 79, least: 
     """All columns of a table if they fit into a line of that many characters, else the first three."""
     widths = [max(len(name), *(len(as_text(row[name])) for row in rows)) for name in rows[0]]
     return list(rows[0])[: None if sum(widths) + 2 * (len(widths) - 1) <= width else least]
+
+
+def leading_columns(rows: Sequence[Mapping[str, str]], width: int = 79) -> list[str]:
+    """As many of the first columns of a table as fit into a line of that many characters."""
+    widths = [max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]]
+    ends = accumulate(widths, lambda end, more: end + 2 + more)
+    return [name for name, end in zip(rows[0], ends, strict=True) if end <= width]
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], header: bool = True) -> None:

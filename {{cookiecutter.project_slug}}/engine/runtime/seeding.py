@@ -6,7 +6,7 @@ seed, epoch            all else in an epoch: dropout (and rank), shuffling  Trai
 seed, epoch            order of samples                                     EpochSampler
 seed, epoch            samples of each group, if they are balanced          BalancedSplit
 seed, epoch, sample    augmentation                                         set_epoch, SeededSamples
-seed, 0                held-out validation set, synthetic data              hold_out, data.py
+seed, 0                held-out samples, folds, synthetic data              data/splits.py, data.py
 """
 
 import random
