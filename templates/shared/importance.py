@@ -320,7 +320,7 @@ def draw_dependences(dependences: Sequence[Dependence], unit: str) -> Any:
         dependences: of columns, up to four.
         unit: title of the vertical axis.
     """
-    wide, high = (1, 1) if len(dependences) == 1 else (2, (len(dependences) + 1) // 2)
+    wide, high = {1: (1, 1), 2: (2, 1), 3: (3, 1)}.get(len(dependences), (2, 2))
     figure, axes = new_figure(wide, high, width=1 + 4.2 * wide, height=0.5 + 3.4 * high)
     ends = [value for d in dependences for curve in [*d.curves.values(), d.missing.values()] for value in curve]
     margin = 0.06 * (max(ends) - min(ends)) or 1.0
@@ -351,8 +351,10 @@ def draw_dependence(axis: Any, dependence: Dependence) -> None:
             axis.axhline(dependence.missing[name], color=f"C{number}", linestyle="--", linewidth=1)
     title = caption(f"{column['name']} ({column['unit']})" if column.get("unit") else column["name"], 40)
     if named:
-        slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, places)) > 5 else {}
-        axis.set_xticks(range(len(places)), [caption(name, 18) for name in places], **slanted)
+        names = [caption(name, 18) for name in places]
+        room = 40 / len(names) - 2  # characters for each, side by side
+        slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > room else {}
+        axis.set_xticks(range(len(names)), names, **slanted)
         axis.set_xlim(-0.5, len(places) - 0.5)
         if "values" in column and len(column["values"]) > MOST_NAMED:
             title += f", {MOST_NAMED} of {len(column['values'])} values"
