@@ -322,6 +322,14 @@ class Trainer:
             split: "test" or, without a test set, "eval": how the files begin that it writes into `ckpt_dir`.
         """
 
+    def analyse(self) -> dict[str, Any]:
+        """Prints and writes what more predictions with the best weights say, at the end; returns figures by name.
+
+        Every rank calls it, and must call `inference` equally often; files are written by rank 0 alone. The figures are
+        dropped if --pictures is none.
+        """
+        return {}
+
     # ---- before training ----
 
     def check_init(self) -> None:
@@ -754,23 +762,28 @@ class Trainer:
             self.save_state(Path(self.ckpt_dir) / "best.pth", optim=False)
 
     def test(self) -> dict[str, float]:
-        """Loads best.pth and returns its scores on the test set; without one it reports and draws alone: no scores."""
+        """Loads best.pth, scores the test set, reports, draws and analyses; returns the scores, none without that set."""
         best, split = Path(self.ckpt_dir) / "best.pth", "test" if len(self.test_loader) else "eval"
         draws = self.config.pictures != "none" and self._overrides("draw")
-        if not (draws or self._overrides("report") or split == "test"):
+        evaluates = draws or self._overrides("report") or split == "test"
+        if not (evaluates or self._overrides("analyse")):
             return {}
         if not on_rank_0(best.exists):
             print(f"there is no {best} to test")
             return {}
         self.load_state(best, optim=False)
-        trainer = self.averaged()
-        scores = trainer.evaluate(loader := self.test_loader if split == "test" else self.eval_loader)
+        trainer, loader = self.averaged(), self.test_loader if split == "test" else self.eval_loader
+        scores = trainer.evaluate(loader) if evaluates else {}
         if split == "test":
             print(console.score_line(f"test of epoch {self.best_epoch}", scores))
         if is_rank_0():
             trainer.report(split)
+        step = self.global_step + 1  # as record_result
         if draws:
-            trainer._draw(loader, split, self.global_step + 1)  # as record_result
+            trainer._draw(loader, split, step)
+        made = trainer.analyse()
+        if self.config.pictures != "none":
+            self._write_figures("result", "", made, step)
         return scores if split == "test" else {}
 
     def _draw(self, loader: Any, split: str, step: int) -> None:
@@ -779,12 +792,16 @@ class Trainer:
         with preserve_rng_state(self.device):
             batch = dataset.preview(SAMPLES_DRAWN) if hasattr(dataset, "preview") else next(iter(loader))
         made = self.draw(to_device(batch, self.device))  # on every rank: with FSDP all of them must predict
+        self._write_figures(split, f"{split}_", made, step)
+
+    def _write_figures(self, tag: str, prefix: str, made: Mapping[str, Any], step: int) -> None:
+        """Writes figures by name to the run's folder and, below that tag, to TensorBoard."""
         if not is_rank_0():
             return
         for name, figure in made.items():
             picture = figures.render(figure)
-            figures.try_write_png(picture, Path(self.ckpt_dir) / f"{split}_{name}.png")
-            self.writer.add_image(f"{split}/{name}", picture[..., :3], step, dataformats="HWC")
+            figures.try_write_png(picture, Path(self.ckpt_dir) / f"{prefix}{name}.png")
+            self.writer.add_image(f"{tag}/{name}", picture[..., :3], step, dataformats="HWC")
 
     def record_result(self, settings: Mapping[str, Any], test_scores: Mapping[str, float]) -> None:
         """Records the settings beside the scores of the best epoch and of the test set, in TensorBoard's HPARAMS."""

@@ -19,3 +19,4 @@ optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"  # see engine/optim/opti
 lr: MayChange[tuple[Positive[float], ...]] = (0.003,)  # base learning rate: one for all parts, or one per part
 weight_decay: NonNegative[float] = 3e-4  # of weights with 2 dimensions or more, not biases
 clip_grad: NonNegative[float] = 0.0  # largest norm of the gradient over all parts; 0: no clipping
+importance: MayChange[bool] = False  # at the end: how much each column matters, and how predictions follow it

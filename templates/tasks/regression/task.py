@@ -12,6 +12,7 @@ from engine.data.loaders import make_loaders
 from engine.monitor.figures import caption, new_figure
 from engine.optim.optimizers import build_optimizers
 from engine.trainer import Trainer
+from importance import report_importance
 from metrics import R2, IntervalWidth, RootMeanSquaredError, TargetScale
 from model import build_model_list
 from table_networks import choose_batch_size, count_members, describe_rows, for_members
@@ -45,6 +46,7 @@ class Task(Trainer):
         self.dataset_metrics = {"r2": R2(self.scale), "rmse": RootMeanSquaredError(self.scale)}
         self.dataset_metrics |= {"interval_width": self.interval} if config.interval else {}
         self.score_modes = {"interval_width": "min"}
+        self.importance = config.importance
         self.key_metric = "loss"  # of the few rows of a validation set r2 is decided by the largest targets
 
     def check_inputs(self, x: Any) -> None:
@@ -77,6 +79,13 @@ class Task(Trainer):
         target = caption(self.meta["target"])
         axes[0, 0].set(xlabel=f"true {target}", ylabel=f"predicted {target}")
         return {"predictions": figure}
+
+    def analyse(self) -> dict[str, Any]:
+        """With --importance: how much each column matters, and how predictions in the target's own unit follow it."""
+        if not self.importance:
+            return {}
+        target = self.meta["target"]
+        return report_importance(self, lambda pred: {target: self.scale.in_unit(pred)}, f"mean predicted {target}")
 
 
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:

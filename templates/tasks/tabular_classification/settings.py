@@ -14,6 +14,7 @@ dropout: Fraction = 0.1  # part of the hidden units that is dropped in each upda
 class_weights: Literal["none", "balanced"] = "none"  # balanced: all classes weigh the same in the loss
 sampler: Literal["shuffle", "balanced"] = "shuffle"  # balanced: an epoch has every class equally often
 label_smoothing: Fraction = 0.0  # part of each target that is spread over all classes
+importance: MayChange[bool] = False  # at the end: how much each column matters, and how predictions follow it
 optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"  # see engine/optim/optimizers.py
 lr: MayChange[tuple[Positive[float], ...]] = (0.003,)  # base learning rate: one for all parts, or one per part
 weight_decay: NonNegative[float] = 3e-4  # of weights with 2 dimensions or more, not biases

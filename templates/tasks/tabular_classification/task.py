@@ -21,6 +21,7 @@ from data import load_data
 from engine.data.loaders import make_loaders
 from engine.optim.optimizers import build_optimizers
 from engine.trainer import Trainer
+from importance import report_importance
 from metrics import CalibrationError, RocAuc
 from model import build_model_list
 from probability_figures import draw_reliability, draw_roc
@@ -28,6 +29,7 @@ from table_networks import choose_batch_size, count_members, describe_rows, for_
 from table_rows import check_features
 
 EPOCHS = 60  # unless config.epochs says how many
+CURVES = 5  # classes whose partial dependence is drawn
 
 
 class Task(Trainer):
@@ -57,6 +59,7 @@ class Task(Trainer):
             "auc": self.roc_auc,
             "ece": self.calibration,
         }
+        self.importance = config.importance
         self.key_metric = "log_loss"  # of the few rows of a validation set the accuracy takes few values
 
     def check_inputs(self, x: Any) -> None:
@@ -87,6 +90,20 @@ class Task(Trainer):
     def report(self, split: str) -> None:
         """Precision, recall, F1 and number of rows of each class."""
         report_classes(self.confusion.matrix, self.meta["classes"], Path(self.ckpt_dir) / f"{split}_classes.csv")
+
+    def analyse(self) -> dict[str, Any]:
+        """With --importance: how much each column matters, and how the probabilities of the largest classes follow it."""
+        if not self.importance:
+            return {}
+        classes, sizes = self.meta["classes"], self.confusion.matrix.sum(1)
+        drawn = sizes.argsort(descending=True, stable=True)[:CURVES].tolist() if len(classes) > 2 else [1]
+
+        def curves(pred: Tensor) -> dict[str, Tensor]:
+            probabilities = pred.softmax(1)
+            return {classes[number]: probabilities[:, number] for number in drawn}
+
+        unit = "mean probability" if len(classes) > 2 else f"mean probability of {classes[1]}"
+        return report_importance(self, curves, unit)
 
 
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
