@@ -9,6 +9,9 @@ from conftest import Render, modules_of
 from engine import UserError
 from table_networks import (
     BINS,
+    MOST_EMBEDDED,
+    AsTheyAre,
+    Periodic,
     PiecewiseLinear,
     RetrievalInputs,
     RobustScale,
@@ -149,6 +152,22 @@ def test_a_network_predicts_for_each_member_in_training_and_their_mean_else(
     assert found.shape == (7, outputs) and bool(found.isfinite().all())
     if outputs > 1:
         torch.testing.assert_close(found.exp().sum(1), torch.ones(7))
+
+
+def test_very_many_numbers_are_not_embedded_and_a_line_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    count = MOST_EMBEDDED + 1
+    x, y = rows(20, count)
+    network = nn.Sequential(*build_stages("both", count, list(range(count)), 20, 8, 0.0, 1))
+    describe_rows([network], Split(x, y, torch.arange(20)))
+    assert capsys.readouterr().out == "2,049 numbers in 20 rows are many: they are not embedded\n"
+    assert sum(weight.numel() for weight in network.parameters()) < 200 * count
+    assert bool(network.eval()(x[:3]).isfinite().all())
+
+
+def test_numbers_of_very_many_remembered_rows_are_embedded_for_perceptrons_alone() -> None:
+    inputs, *_ = build_stages("both", 250, list(range(250)), 20_000, 8, 0.0, 1)
+    kinds = [type(module) for module in inputs.modules()]
+    assert PiecewiseLinear in kinds and AsTheyAre in kinds and Periodic not in kinds
 
 
 # ---- the target ----

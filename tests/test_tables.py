@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import random
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,9 +21,19 @@ import numpy as np
 import pytest
 import torch
 from cells import read_dates, read_numbers
-from columns import Column, describe_columns, encode, has_names, note_unknown_texts
+from columns import (
+    NGRAM_FEATURES,
+    Column,
+    describe_columns,
+    encode,
+    has_names,
+    note_unknown_texts,
+    num_features,
+    numbers_among,
+)
 from conftest import Render, modules_of
 from engine import UserError, settings
+from ngrams import hashed_texts, why_codes
 from tables import Table, as_table, find_tables, read_table
 
 SOAK = int(os.environ.get("SOAK", 1))  # how many times as much is tried
@@ -398,7 +409,8 @@ def test_what_was_found_and_what_was_left_out_is_printed(tmp_path: Path, capsys:
         "    missing)",
         "dates (1): d (2020-01-13 to 2020-01-24, read as %m/%d/%Y)",
         "left out (4): id (an id: another whole number in every row), name (12 different",
-        "    texts), same ('x' in every row), none (empty)",
+        "    texts, codes that differ in digits alone), same ('x' in every row), none",
+        "    (empty)",
     ]
 
 
@@ -432,6 +444,13 @@ def test_a_table_with_nothing_to_predict_from_is_refused(tmp_path: Path) -> None
     )
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "a,b,a,y\n1,2,3,4\n2,3,4,5\n3,4,5,7\n")
+    assert refusal(describe_columns, read_table(path), "y", [0, 1, 2]) == (
+        f"{path} has 2 columns 'a'; rename all but one"
+    )
+
+
 def test_equal_numbers_are_a_constant_however_they_are_rounded(tmp_path: Path) -> None:
     values = ["14.62"] * 70  # whose standard deviation comes out as 1e-15
     path = write(
@@ -453,6 +472,84 @@ def test_texts_that_training_never_had_are_noted(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out == (
         f"note: {path}: 'a' is unknown in 3 rows, a text that training never had: 'new' (2), 'other' (1)\n"
     )
+
+
+# ---- texts ----
+
+CARS = [f"{make} {model}" for make in ("Ford", "Opel", "Fiat") for model in ("Estate", "Coupe", "Van", "Cabrio")]
+
+
+def test_a_column_of_names_becomes_hashed_n_grams(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns, features = described("name,y", *(f"{car},1" for car in CARS), ",2", folder=tmp_path)
+    assert columns == [{"name": "name", "ngrams": NGRAM_FEATURES, "missing": True}]
+    assert capsys.readouterr().out == f"texts (1): name (12 values, {NGRAM_FEATURES} features, 1 missing)\n"
+    assert features.shape == (13, NGRAM_FEATURES + 1) == (13, sum(map(num_features, columns)))
+    torch.testing.assert_close(features[:12].norm(dim=1), torch.ones(12))
+    assert features[12].tolist() == [0.0] * NGRAM_FEATURES + [1.0]
+    assert numbers_among(columns) == []
+    new = encode(read_table(write(tmp_path, "name\nFORD pickup\nFord Van\n")), columns)
+    assert torch.equal(new[1], features[2]) and new[0] @ features[0] > new[0] @ features[4] + 0.1
+
+
+def test_a_text_has_the_same_features_in_every_process_and_table() -> None:
+    found = hashed_texts(["Ab", "", "Ab c", "?!"], 8)
+    assert found[0].nonzero().flatten().tolist() == [3, 4] and float(found[0].norm()) == pytest.approx(1)
+    assert found[1].tolist() == found[3].tolist() == [0.0] * 8
+    assert torch.equal(hashed_texts(["Ab c"], 8)[0], found[2])
+
+
+def test_many_rows_are_hashed_as_each_is_alone() -> None:
+    texts = [f"row {row % 9000} of {row % 7}" for row in range(20_000)]
+    found = hashed_texts(texts, 16)
+    for row in (0, 8191, 8192, 19_999):
+        assert torch.equal(found[row], hashed_texts([texts[row]], 16)[0])
+
+
+def test_texts_without_spaces_between_words_share_characters() -> None:
+    one, alike, other = hashed_texts(["北京大学", "北京的大学", "苹果手机"], 256)
+    assert one @ alike > 0.4 > 0.2 > one @ other
+
+
+@pytest.mark.parametrize("count", [20, 200, 2000])
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda draw, row: f"{draw.getrandbits(128):032x}",
+        lambda draw, row: str(uuid.UUID(int=draw.getrandbits(128), version=4)),
+        lambda draw, row: f"CUST-{row:05}",
+        lambda draw, row: "".join(draw.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=8)),
+    ],
+    ids=["digest", "uuid", "counter", "letters and digits"],
+)
+def test_codes_are_left_out(code: Any, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = random.Random(0)
+    lines = [f"{code(draw, row)},{row % 3},{row}" for row in range(count)]
+    columns, _ = described("key,a,y", *lines, folder=tmp_path)
+    assert [column["name"] for column in columns] == ["a"]
+    assert f"left out (1): key ({count:,} different texts, codes " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"{first} {last}" for first in ("Ann", "Bob", "Eve") for last in ("Li", "Smith", "Kay", "Poe", "Lee")],
+        [f"PC {row * 7919 % 90_000}" if row % 2 else f"STON/O2. {row * 31 % 997}" for row in range(60)],
+        [f"{place}{end}" for place in ("Ashing", "Birming", "Clay", "Dur") for end in ("ham", "ton", "bury", "ford")],
+        [f"{a}{b}{c}" for a in "北南西东" for b in "京城海山" for c in "市县"],
+    ],
+)
+def test_names_and_tickets_are_no_codes(texts: list[str]) -> None:
+    assert not why_codes(texts)
+
+
+def test_a_description_of_an_earlier_version_is_still_encoded(tmp_path: Path) -> None:
+    values = [f"text {row}" for row in range(50)]
+    table = read_table(write(tmp_path, "a\ntext 3\nnew\n"))
+    features = encode(table, [{"name": "a", "values": values}])
+    assert features.shape == (2, 51) and features.argmax(1).tolist() == [3, 50]
+
+
+# ---- the first line ----
 
 
 @pytest.mark.parametrize(
@@ -660,6 +757,13 @@ def test_a_target_that_cannot_be_used_is_refused(text: str, words: str, regressi
     path = write(tmp_path, text)
     config = regression.config.Config(data=str(path), target="y")
     assert refusal(regression.data.load_data, config) == words.format(path=path)
+
+
+def test_a_target_of_one_value_is_refused(regression: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, "\n".join(["a,y", *(f"{row},5" for row in range(50))]))
+    assert refusal(regression.data.load_data, regression.config.Config(data=str(path), target="y")) == (
+        f"{path}: 'y' does not vary, or too much, in the 40 rows of train; give more rows"
+    )
 
 
 def test_the_target_may_have_decimal_commas_and_a_unit(regression: Any, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_data_frame_goes_in_and_comes_out(render: Render, tmp_path: Path) -> N
     project = make(section, render)
     train(project, commands(section)[0], tmp_path / "output")
     header, *rows = run_the_script(project, 0, section, tmp_path / "output").splitlines()
-    assert header.split() == ["rooms", "size", "floor", "price"] and len(rows) == 5
+    assert header.split() == ["rooms", "size", "floor", "predicted", "price"] and len(rows) == 5
 
 
 def test_predicting_training_and_resuming_from_python_works(render: Render, tmp_path: Path) -> None:
@@ -170,6 +170,14 @@ def test_predicting_training_and_resuming_from_python_works(render: Render, tmp_
     assert (second / "epoch6.pth").exists() and len(list((project / "check_point").iterdir())) == 2
     status, printed = run_script(project, ["train.py", "--resume", "auto", "--epochs", "7"], tmp_path / "output")
     assert status == 0 and re.findall(r"^ +(\d)/7  ", printed, re.MULTILINE) == ["7"], printed
+
+
+def test_training_from_a_data_frame_works(render: Render, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    project = make(SCRIPTS, render)
+    (project / "check_point" / "none").mkdir(parents=True)
+    *_, header, _, _, _, _, last = run_the_script(project, 3, SCRIPTS, tmp_path / "output").splitlines()
+    assert header.split() == ["rooms", "size", "floor", "price", "predicted", "price"] and last.startswith("4 ")
 
 
 def test_the_stops_of_the_tour_exist_and_are_seven(render: Render) -> None:

@@ -60,11 +60,11 @@ class Predictor:
 
     def predict(
         self, inputs: Any, output: str | Path = "predictions.csv", batch_size: int = 32, explain: bool = False
-    ) -> Rows:
-        """A row for each input, with its prediction.
+    ) -> Any:
+        """A row for each input, with its prediction; of one pandas DataFrame, a DataFrame with its index.
 
         Args:
-            inputs: what `read_inputs` in data.py reads, such as a file, or a list of these.
+            inputs: what `read_inputs` in data.py reads, such as a file or a DataFrame, or a list of these.
             output: other files, such as masks, go beside this path; no table is written.
             batch_size: inputs per batch.
             explain: whether what each prediction rests on is drawn, too; the rows name the pictures.
@@ -73,7 +73,9 @@ class Predictor:
             UserError: an input that cannot be read, or a task that explains nothing.
         """
         listed = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-        return [row for rows in self.batches(listed, Path(output), batch_size, explain) for row in rows]
+        found = [row for rows in self.batches(listed, Path(output), batch_size, explain) for row in rows]
+        is_frame = hasattr(inputs, "iloc") or hasattr(inputs, "to_pandas")  # of pandas; of Polars or Arrow
+        return as_frame(found, inputs) if is_frame else found
 
     def batches(self, inputs: Sequence[Any], output: Path, batch_size: int, explain: bool = False) -> Iterator[Rows]:
         """The same, batch by batch."""
@@ -135,6 +137,14 @@ class Ensemble(Predictor):
                 raise UserError("the folds read the inputs in different batches; give --batch_size 1")
             preds = [fold(read[reader][1]) for fold, reader in zip(self.folds, reader_of, strict=True)]
             yield names, batch, self.average(preds, self.metas)
+
+
+def as_frame(rows: Rows, like: Any) -> Any:
+    """Predictions as a pandas DataFrame, with the index of the one that they are for in place of the inputs' names."""
+    from pandas import DataFrame
+
+    index = like.index if hasattr(like, "iloc") else None
+    return DataFrame([{name: value for name, value in row.items() if name != "input"} for row in rows], index)
 
 
 class Pictures:

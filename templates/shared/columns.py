@@ -4,9 +4,11 @@
     boolean   the same, of 0 and 1
     date      its days since the first, year, month, day, weekday and hour, each a number, if they vary
     category  a feature for each of the most frequent texts, and one for all others and missing cells
+    text      words and n-grams of characters, hashed into NGRAM_FEATURES; of categories with many values, too
 
-A missing number, boolean or date is the mean, and a feature says so. Ids, constants and texts that hardly ever come
-again are left out. A description is a dict of plain values, which is saved with the weights; its keys say the kind.
+A missing number, boolean or date is the mean, and a feature says so; of a missing text all features but that are 0.
+Ids, codes and constants are left out. A description is a dict of plain values, which is saved with the weights; its
+keys say the kind.
 """
 
 import re
@@ -35,20 +37,27 @@ from cells import (
 )
 from engine.monitor.console import wrapped
 from engine.runtime.errors import UserError
+from ngrams import hashed_texts, why_codes
 from tables import Table, clipped, shortened, some
 
 MOST_VALUES = 50  # of a category that become features of their own; the rest share one
+NGRAM_FEATURES = 128  # of a text
 ID_NAME = re.compile(r"(.*[_\s.-])?(id|uuid|guid)|index|idx|row|unnamed: \d+|#|n[or]\.", re.IGNORECASE)
 
 Column = dict[str, Any]  # the description of a column, in plain types
 
 
 def kind_of(column: Column) -> str:
-    """number, boolean, date or category."""
+    """number, boolean, date, category or text."""
     return next((kind for kind, key in KINDS.items() if key in column), "number")
 
 
-KINDS = {"category": "values", "date": "parts", "boolean": "boolean"}  # and the keys of a description that say so
+KINDS = {
+    "category": "values",
+    "text": "ngrams",
+    "date": "parts",
+    "boolean": "boolean",
+}  # and the keys of a description that say so
 
 
 # ---- describing ----
@@ -243,7 +252,7 @@ def describe_dates(column: Column, dates: np.ndarray, gaps: bool) -> tuple[Colum
 
 
 def describe_texts(name: str, texts: list[str], gaps: bool) -> tuple[Column, str]:
-    """The description with the most frequent texts; nothing, and why, if there is one alone, or most come only once.
+    """The description of a category, if it has few values or most come again, or of a text; nothing, and why, of codes.
 
     Args:
         name: of the column.
@@ -251,13 +260,19 @@ def describe_texts(name: str, texts: list[str], gaps: bool) -> tuple[Column, str
         gaps: whether some are missing.
     """
     counts = Counter(texts)
+    found = f"{len(counts):,} values"
     if len(counts) == 1 and not gaps:
         return {}, f"{shortened(texts[0])} in every row"
+    codes = why_codes(list(counts)) if len(counts) > 10 else ""
     if len(counts) == len(texts) > 10 or len(counts) > max(MOST_VALUES, len(texts) / 2):
-        return {}, f"{len(counts):,} different texts"
-    few = f", {MOST_VALUES} as features" if len(counts) > MOST_VALUES else ""
-    column = {"name": name, "values": [value for value, _ in counts.most_common(MOST_VALUES)]}
-    return column, f"{len(counts):,} values{few}"
+        if codes:
+            return {}, f"{len(counts):,} different texts, {codes}"
+        return {"name": name, "ngrams": NGRAM_FEATURES, "missing": gaps}, f"{found}, {NGRAM_FEATURES} features"
+    column: Column = {"name": name, "values": [value for value, _ in counts.most_common(MOST_VALUES)]}
+    if len(counts) <= MOST_VALUES:
+        return column, found
+    column |= {} if codes else {"ngrams": NGRAM_FEATURES}
+    return column, f"{found}, {MOST_VALUES} as features" + ("" if codes else f" and {NGRAM_FEATURES} of n-grams")
 
 
 # ---- features ----
@@ -266,7 +281,9 @@ def describe_texts(name: str, texts: list[str], gaps: bool) -> tuple[Column, str
 def num_features(column: Column) -> int:
     """How many features a column becomes."""
     if "values" in column:
-        return len(column["values"]) + 1
+        return len(column["values"]) + 1 + int(column.get("ngrams", 0))
+    if "ngrams" in column:
+        return int(column["ngrams"]) + int(column["missing"])
     return len(column.get("parts", [None])) + int(column["missing"])
 
 
@@ -287,7 +304,8 @@ def encode(table: Table, columns: Sequence[Column]) -> Tensor:
     Raises:
         UserError: a column is missing or there twice, or a cell is neither missing nor what the column has.
     """
-    found = {"number": encode_numbers, "boolean": encode_numbers, "date": encode_dates, "category": encode_texts}
+    found = {"number": encode_numbers, "boolean": encode_numbers, "date": encode_dates}
+    found |= {"category": encode_categories, "text": encode_texts}
     return torch.cat([found[kind_of(column)](table, column).float() for column in columns], 1)
 
 
@@ -353,11 +371,25 @@ def standardised(table: Table, column: Column, values: list[np.ndarray], scales:
     return torch.stack([*columns, missing.double()], 1)[:, : num_features(column)]
 
 
-def encode_texts(table: Table, column: Column) -> Tensor:
-    """One-hot encoding of each row's text, shape (N, V + 1); the last feature is for missing and unknown ones."""
+def encode_categories(table: Table, column: Column) -> Tensor:
+    """One-hot encoding of each row's text, shape (N, V + 1), the last feature for missing and unknown ones.
+
+    If there are n-grams, theirs follow.
+    """
     index = {text: number for number, text in enumerate(column["values"])}
-    indices = [index.get(cell, len(index)) for cell in as_texts(cells_of(table, column))]
-    return nn.functional.one_hot(torch.tensor(indices, dtype=torch.long), len(index) + 1)
+    texts = as_texts(cells_of(table, column))
+    indices = [index.get(text, len(index)) for text in texts]
+    values = nn.functional.one_hot(torch.tensor(indices, dtype=torch.long), len(index) + 1)
+    return torch.cat([values, hashed_texts(texts, column["ngrams"])], 1) if "ngrams" in column else values
+
+
+def encode_texts(table: Table, column: Column) -> Tensor:
+    """The hashed n-grams of each row's text, shape (N, ngrams), 0 if it is missing; with one more, 1 if it was."""
+    cells = cells_of(table, column)
+    missing = missing_cells(cells)
+    texts = ["" if gap else text for text, gap in zip(as_texts(cells), missing, strict=True)]
+    gaps = torch.from_numpy(missing).float().unsqueeze(1)
+    return torch.cat([hashed_texts(texts, column["ngrams"]), gaps], 1)[:, : num_features(column)]
 
 
 def note_unknown_texts(table: Table, columns: Iterable[Column]) -> None:

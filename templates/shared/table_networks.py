@@ -21,6 +21,8 @@ MEMBERS = 8  # perceptrons that share weights
 BINS = 64  # of each number, for piecewise-linear embeddings
 EMBEDDED = 8  # features of each number, for perceptrons
 FREQUENCIES, FREQUENCY_SCALE, PERIODIC = 32, 0.05, 16  # of periodic embeddings: sines, their spread, and features
+MOST_EMBEDDED = 2048  # numbers of a row; of more none is embedded, which bounds weights
+MOST_PERIODIC = 4_000_000  # numbers of all remembered rows; of more none is, which bounds memory: each is 64 sines
 KEY_SIZE = 128  # of the space in which rows are compared
 MOST_REMEMBERED = 20_000  # training rows that are compared with
 DRAWN_SHARE, MOST_DRAWN = 0.5, 4096  # of these, in each update
@@ -37,8 +39,8 @@ Rows = Tensor | tuple[Tensor, Tensor]  # features (B, F); or these, and which re
 
 def quantiles(x: Tensor, parts: Sequence[float]) -> Tensor:
     """The quantiles of each column of (N, C), (parts, C), with linear interpolation."""
-    place = torch.tensor(parts, dtype=torch.float64) * (len(x) - 1)
-    low, high = x.sort(0).values[place.floor().long()], x.sort(0).values[place.ceil().long()]
+    place, x = torch.tensor(parts, dtype=torch.float64) * (len(x) - 1), x.sort(0).values
+    low, high = x[place.floor().long()], x[place.ceil().long()]
     return low + (high - low) * place.frac().unsqueeze(1).to(x.dtype)
 
 
@@ -115,18 +117,28 @@ class Periodic(nn.Module):
         return F.relu(self.linear(torch.cat([angles.cos(), angles.sin()], 2))).flatten(1)
 
 
+class AsTheyAre(nn.Identity):
+    """No embedding.
+
+    Args:
+        count: numbers of a row.
+    """
+
+
 class Features(nn.Module):
-    """The numbers of rows, embedded, and the other features as they are.
+    """The numbers of rows, embedded unless there are very many, and the other features as they are.
 
     Args:
         features: F of a row.
         numbers: which of them are numbers.
         embedding: makes the embedding of so many numbers, by `size` features each.
         size: of it.
+        most: numbers of a row, of which more are not embedded.
     """
 
-    def __init__(self, features: int, numbers: Sequence[int], embedding: Any, size: int) -> None:
+    def __init__(self, features: int, numbers: Sequence[int], embedding: Any, size: int, most: int) -> None:
         super().__init__()
+        embedding, size = (embedding, size) if len(numbers) <= most else (AsTheyAre, 1)
         self.numbers = list(numbers)
         self.others = sorted(set(range(features)) - set(numbers))
         self.scale = RobustScale(len(self.numbers))
@@ -158,7 +170,7 @@ class PerceptronInputs(nn.Module):
 
     def __init__(self, features: int, numbers: Sequence[int]) -> None:
         super().__init__()
-        self.features = Features(features, numbers, PiecewiseLinear, EMBEDDED)
+        self.features = Features(features, numbers, PiecewiseLinear, EMBEDDED, MOST_EMBEDDED)
 
     def describe(self, x: Tensor, y: Tensor) -> None:
         """Takes what is to be known of numbers from training rows (N, F)."""
@@ -268,7 +280,8 @@ class RetrievalInputs(nn.Module):
 
     def __init__(self, features: int, numbers: Sequence[int], remembered: int) -> None:
         super().__init__()
-        self.features = Features(features, numbers, Periodic, PERIODIC)
+        most = min(MOST_EMBEDDED, MOST_PERIODIC // remembered)
+        self.features = Features(features, numbers, Periodic, PERIODIC, most)
         self.remembered: Tensor
         self.register_buffer("remembered", torch.zeros(remembered, features))
 
@@ -532,8 +545,14 @@ def describe_rows(model_list: Sequence[nn.Module], train: Any) -> Any:
         raise UserError(
             f"the network needs a Split to train on, not a {type(train).__name__}; see load_data in data.py"
         )
+    x, y = train.x[train.indices], train.y[train.indices]
     for module in modules:
-        module.describe(train.x[train.indices], train.y[train.indices])
+        module.describe(x, y)
+    seen = [module.features for module in modules if not isinstance(module, Vote)]
+    if any(isinstance(features.embedding, AsTheyAre) for features in seen):
+        count = len(seen[0].numbers)
+        part = "" if all(isinstance(features.embedding, AsTheyAre) for features in seen) else " to compare rows"
+        print(f"{count:,} numbers in {len(x):,} rows are many: they are not embedded{part}")
     if not any(isinstance(module, Vote) for module in modules):
         return train
     return Split(NumberedRows(train.x, train.indices[remembered_rows(len(train))]), train.y, train.indices)
