@@ -69,7 +69,7 @@ def test_weights_that_are_used_are_printed(capsys: pytest.CaptureFixture[str]) -
     assert isinstance(classification.class_loss(settings(), split(), ["cat"]), nn.CrossEntropyLoss)
 
 
-@pytest.mark.parametrize("task_type", ["image_classification", "text_classification"])
+@pytest.mark.parametrize("task_type", ["image_classification", "tabular_classification", "text_classification"])
 def test_weights_and_sampler_together_are_refused_before_any_data_is_read(task_type: str, render: Render) -> None:
     with modules_of(render(task_type=task_type)) as own:
         config = own.config.Config(data="nowhere", class_weights="balanced", sampler="balanced")

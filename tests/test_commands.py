@@ -39,6 +39,7 @@ STAND_INS = {
     r"FILE\.csv|TABLE\.csv\.\.\.": "own/train.csv",
     r"FILE\.tsv": "stars.tsv",
     r"COLUMN": "price",
+    r"\b(STREET|PERSON|DATE)\b": lambda found: found[0].lower(),
     r"IMAGE_OR_FOLDER\.\.\.|FILE\.\.\.": "new",
     r"--epochs 40": "--epochs 2",
     r"nproc-per-node 8": "nproc-per-node 2",
@@ -102,7 +103,11 @@ def own_labels() -> None:
 
 
 def own_table() -> None:
-    table("own/train.csv", "rooms,city,price", "N,town P,1N")
+    table("own/train.csv", "rooms,city,street,person,date,price", "N,town P,street P,pN,N,1N")
+
+
+def own_rows() -> None:
+    table("own/train.csv", "rooms,city,street,person,date,price", "N,town P,street P,pN,N,P")
 
 
 def own_masks() -> None:
@@ -123,6 +128,7 @@ OWN: dict[str, Callable[[], None]] = {
     "multilabel_classification": own_labels,
     "regression": own_table,
     "segmentation": own_masks,
+    "tabular_classification": own_rows,
     "text_classification": own_texts,
 }
 

@@ -336,6 +336,7 @@ def test_images_of_another_range_or_rank_are_named(task_type: str, render: Rende
     [
         ("regression", torch.zeros(2, 3), "features have the shape (2, 3), not (B, 7)"),
         ("regression", torch.zeros(7), "features have the shape (7,), not (B, 7)"),
+        ("tabular_classification", torch.zeros(2, 3), "features have the shape (2, 3), not (B, 7)"),
         ("text_classification", torch.zeros(2, 5), "a tensor (2, 5) of torch.float32 is no batch of texts"),
         ("text_classification", torch.full((2, 5), 300), "a tensor (2, 5) of torch.int64 is no batch of texts"),
     ],
@@ -392,14 +393,16 @@ def test_a_session_at_a_prompt(task_type: str, render: Render, tmp_path: Path, m
 def example_of(task_type: str, x: Tensor) -> Any:
     """Some inputs in memory: a DataFrame for tables and texts, an array of images."""
     pandas = pytest.importorskip("pandas")
-    if task_type == "regression":
-        return pandas.DataFrame({"kind": ["low", "high", None], "b": [0.5, None, 1], "a": [1.0, 2.0, 3.0]})
+    if task_type in ("regression", "tabular_classification"):
+        return pandas.DataFrame(
+            {"kind": ["low", "high", None], "place": ["hill", None, "x"], "b": [0.5, None, 1], "a": [1.0, 2.0, 3.0]}
+        )
     if task_type == "text_classification":
         return pandas.DataFrame({"text": ["bread and cheese", "rain"]})
     return x[:3].numpy()
 
 
-@pytest.mark.parametrize("task_type", ["regression", "text_classification"])
+@pytest.mark.parametrize("task_type", ["regression", "tabular_classification", "text_classification"])
 def test_predictions_for_a_data_frame_are_a_data_frame_with_its_index(task_type: str, render: Render) -> None:
     with modules_of(render(task_type=task_type)) as own:
         task = own.task.Task(own.config.Config(data="synthetic"))

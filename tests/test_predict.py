@@ -154,7 +154,7 @@ def test_no_picture_takes_the_place_of_an_input(given: str, own: Any, project: P
     assert (tmp_path / "x_explained" / "cat.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("task_type", ["regression", "segmentation", "text_classification"])
+@pytest.mark.parametrize("task_type", ["regression", "segmentation", "tabular_classification", "text_classification"])
 def test_a_task_that_explains_nothing_says_so_in_one_line(task_type: str, render: Render, tmp_path: Path) -> None:
     project = render(task_type=task_type)
     with modules_of(project) as own:

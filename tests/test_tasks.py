@@ -17,6 +17,7 @@ from engine.data.loaders import EpochSampler
 from PIL import ExifTags, Image
 from sklearn import metrics
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 SMALL = ["--data", "synthetic", "--precision", "fp32", "--width", "8", "--batch_size", "48", "--lr", "0.02"]
 
@@ -65,6 +66,14 @@ def multiclass(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float
     return {"acc": metrics.accuracy_score(y, found), "f1": f1, "balanced_acc": balanced}
 
 
+def of_rows(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
+    """The same, and of probabilities: scikit-learn has no calibration error, torchmetrics has."""
+    p = pred.double().softmax(1)
+    auc = metrics.roc_auc_score(y, p, multi_class="ovr", average="macro")
+    ece = multiclass_calibration_error(p, y, num_classes=p.shape[1], n_bins=15, norm="l1")
+    return {**multiclass(pred, y, meta), "auc": auc, "log_loss": metrics.log_loss(y, p), "ece": float(ece)}
+
+
 def top_five(pred: Tensor, y: Tensor, meta: dict[str, Any]) -> dict[str, float]:
     """The same, with the first five classes."""
     top5 = metrics.top_k_accuracy_score(y, pred, k=5, labels=range(pred.shape[1]))
@@ -96,6 +105,7 @@ REFERENCES: dict[str, Callable[[Tensor, Tensor, dict[str, Any]], dict[str, float
     "multilabel_classification": multilabel,
     "regression": regression,
     "segmentation": pixels,
+    "tabular_classification": of_rows,
     "text_classification": multiclass,
 }
 

@@ -114,13 +114,19 @@ def test_the_chinese_readme_says_what_the_english_one_does() -> None:
 WORDS = {
     r"images?|pixels?|pillow|PIL": {"image_classification", "multilabel_classification", "segmentation"},
     r"torchvision": {"image_classification", "multilabel_classification", "segmentation"},
-    r"backbones?": {"image_classification", "multilabel_classification", "regression", "segmentation"},
-    r"labels?|labelled": {"image_classification", "multilabel_classification", "text_classification"},
+    r"backbones?": {
+        *("image_classification", "multilabel_classification", "regression", "segmentation"),
+        "tabular_classification",
+    },
+    r"labels?|labelled": {
+        *("image_classification", "multilabel_classification", "tabular_classification", "text_classification"),
+    },
     r"multilabel\w*|average.precision": {"multilabel_classification"},
     r"masks?|segment\w*|u-?net|m?iou": {"segmentation", "text_classification"},  # padding is masked, too
-    r"texts|csv|tsv": {"multilabel_classification", "regression", "text_classification"},
+    r"texts|csv|tsv": {"multilabel_classification", "regression", "tabular_classification", "text_classification"},
     r"transformer|tokenizer|text_column": {"text_classification"},
-    r"regress\w*|r2|rmse|mae|one-hot": {"regression"},
+    r"regress\w*|one-hot": {"regression", "tabular_classification"},
+    r"r2|rmse|mae": {"regression"},
 }
 
 

@@ -310,7 +310,7 @@ class Trainer:
         return {}
 
     def prediction_meta(self) -> dict[str, Any]:
-        """What prediction must know of the evaluation that has just ended, saved in best.pth with `meta`: plain values."""
+        """What prediction must know of the evaluation that has just ended, in plain values: best.pth has it in `meta`."""
         return {}
 
     def report(self, split: str) -> None:
@@ -762,7 +762,7 @@ class Trainer:
             self.save_state(Path(self.ckpt_dir) / "best.pth", optim=False)
 
     def test(self) -> dict[str, float]:
-        """Loads best.pth, scores the test set, reports, draws and analyses; returns the scores, none without that set."""
+        """Loads best.pth, scores the test set, reports, draws, analyses; returns the scores, none without that set."""
         best, split = Path(self.ckpt_dir) / "best.pth", "test" if len(self.test_loader) else "eval"
         draws = self.config.pictures != "none" and self._overrides("draw")
         evaluates = draws or self._overrides("report") or split == "test"

@@ -111,7 +111,7 @@ class IntervalWidth:
     def ends(self) -> list[float]:
         """What to add to a prediction for the lower and the upper end of its interval.
 
-        Of N residuals these are the ones of rank (N + 1) (1 - coverage) / 2, rounded down, and its mirror image: so
+        Of N residuals these are the ones of rank (N + 1) (1 - coverage) / 2, rounded down, from below and from above: so
         that a new residual is inside with that probability or more (Lei et al. 2018); the ends if N is too small.
         """
         residuals = torch.cat(self.residuals).sort().values

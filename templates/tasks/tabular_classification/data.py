@@ -93,7 +93,7 @@ def make_synthetic(config: Config) -> Table:
     count = 1024 if config.smoke else 2048
     a, b, noise, missing = torch.randn(4, count, generator=generator)
     place = torch.randint(3, (count,), generator=generator)
-    score = a + (2 * b).sin() * (place - 1) + 0.1 * noise
+    score = a + place - 1 + 0.3 * (2 * b).sin() * place + 0.1 * noise
     columns = {
         "a": [f"{number:.4f}" for number in a.tolist()],
         "b": [f"{number:.4f}" if gap < 1.5 else "" for number, gap in zip(b.tolist(), missing.tolist(), strict=True)],

@@ -1,5 +1,5 @@
 # Data, network and optimizer
-SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 32}  # for --smoke and tests
+SMOKE: ClassVar[dict[str, Any]] = {"data": "synthetic", "batch_size": 32, "width": 32, "lr": (0.02,)}  # for --smoke
 data: MayChange[str] = "synthetic"  # synthetic, a table, or a folder with train.csv, val.csv, test.csv
 target: str = "target"  # the column with the classes; all others are features
 drop: tuple[str, ...] = ()  # columns that are no features

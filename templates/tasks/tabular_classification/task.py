@@ -92,7 +92,7 @@ class Task(Trainer):
         report_classes(self.confusion.matrix, self.meta["classes"], Path(self.ckpt_dir) / f"{split}_classes.csv")
 
     def analyse(self) -> dict[str, Any]:
-        """With --importance: how much each column matters, and how the probabilities of the largest classes follow it."""
+        """With --importance: how much each column matters, and how probabilities of the largest classes follow it."""
         if not self.importance:
             return {}
         classes, sizes = self.meta["classes"], self.confusion.matrix.sum(1)
