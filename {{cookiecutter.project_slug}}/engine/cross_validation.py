@@ -3,11 +3,10 @@
 Which samples a fold holds out is in data/splits.py; --folds of train.py starts it; predict.py averages the networks.
 """
 
-import csv
 import gc
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from .distributed.process_group import is_rank_0, on_rank_0
 from .logger import Logger
 from .monitor import console
 from .runtime.errors import UserError
-from .runtime.files import write_csv
+from .runtime.files import read_csv, write_csv
 from .trainer import Trainer
 
 TABLE = "folds.csv"  # a row for each fold that is finished, then mean and standard deviation
@@ -164,14 +163,12 @@ def _write(rows: Mapping[int, Scores], folds: int, folder: Path) -> None:
 
 def _read(path: Path) -> dict[int, Scores]:
     """What `_write` has written, but mean and standard deviation; nothing if there is no such file."""
-    rows: dict[int, Scores] = {}
-    with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if (number := row.pop("fold")).isdigit():
-                rows[int(number)] = {
-                    name: int(value) if value.isdigit() else float(value or math.nan) for name, value in row.items()
-                }
-    return rows
+    rows = {row.pop("fold"): row for row in read_csv(path)} if path.is_file() else {}
+    return {
+        int(number): {name: int(value) if value.isdigit() else float(value or math.nan) for name, value in row.items()}
+        for number, row in rows.items()
+        if number.isdigit()
+    }
 
 
 def _print_tables(rows: Sequence[Scores]) -> None:
