@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,11 @@ from classification import mean_of_logits
 from conftest import Render, modules_of
 from engine import UserError, checkpoint
 from engine.checkpoint.run_folder import find_state, resumed_folder, runs_in
-from engine.cross_validation import DifferentFolds
+from engine.cross_validation import DifferentFolds, cross_validate
 from engine.data.splits import choose_splits, hold_out_groups, hold_out_latest
 from ranks import said, start_ranks
 from scripts import run_script
-from small import Small, data
+from small import Small, SmallConfig, data
 from torch import Tensor
 
 # ---- what is held out ----
@@ -222,12 +223,46 @@ def test_folds_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 # ---- a data set that ignores folds ----
 
 
+@dataclass(frozen=True)
+class FoldsConfig(SmallConfig):
+    """The settings of a small cross-validation."""
+
+    folds: int = 1
+    fold: int = 0
+    smoke: bool = False
+
+
 def test_folds_with_the_same_validation_set_are_refused(tmp_path: Path) -> None:
     check = DifferentFolds()
     check(Small(tmp_path))
     check(Small(tmp_path, eval_loader=data(seed=2)))
     with pytest.raises(UserError, match="two folds have the same validation set: .* leave --folds out"):
         check(Small(tmp_path, eval_loader=data(seed=2)))
+
+
+class Alike:
+    """Trains a fold of a data set that is the same in all of them; it is stopped in the second one."""
+
+    def __init__(self) -> None:
+        self.started = 0
+
+    def __call__(
+        self, config: Any, folder: Path, state_path: Path | None, check: Any
+    ) -> tuple[Small, dict[str, float]]:
+        """Trains in that folder."""
+        self.started += 1
+        trainer = Small(folder, epochs=1)
+        check(trainer)
+        trainer.fit()
+        return trainer, {}
+
+
+def test_they_are_refused_again_when_it_is_resumed(tmp_path: Path) -> None:
+    config, train_run = FoldsConfig(folds=3), Alike()
+    for started in (2, 3):
+        with pytest.raises(UserError, match="two folds have the same validation set"):
+            cross_validate(config, tmp_path, train_run)
+        assert train_run.started == started
 
 
 # ---- from the command line ----

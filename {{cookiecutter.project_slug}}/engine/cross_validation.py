@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from . import settings
+from . import checkpoint, settings
 from .checkpoint.file import is_intact
 from .checkpoint.run_folder import fold_folder, locked, states_in
 from .data.splits import check_folds
@@ -78,6 +78,8 @@ def cross_validate(config: Any, folder: Path, train_run: TrainRun) -> None:
                 print(f"fold {number} of {config.folds} is finished: it is not trained again")
                 continue
             print(f"{f' fold {number} of {config.folds} ':=^60}")
+            if number - 1 in rows and not check.means:
+                check.means = on_rank_0(_sample_means, fold_folder(folder, number - 1))
             run, state = on_rank_0(_open_run, folder, number)
             rows[number] = _row(*train_run(replace(config, fold=number), run, state, check))
             on_rank_0(_write, rows, config.folds, folder)
@@ -92,23 +94,31 @@ def cross_validate(config: Any, folder: Path, train_run: TrainRun) -> None:
 class DifferentFolds:
     """Called with the trainer of each fold, it raises a UserError if one has the validation set of the fold before.
 
-    Sets are compared by the numbers of their samples (`indices` of the data set), and by what samples of them hold.
-    Where neither is known, as of an IterableDataset, nothing is compared.
+    Data sets are compared by the means of some samples of training and validation, and by the numbers of the samples of
+    validation where both have `indices`. Where no means are known, as of an IterableDataset, nothing is compared.
     """
 
     def __init__(self) -> None:
-        self.before: tuple[list[int], list[float]] = [], []
+        self.means: list[float] = []  # of the fold before
+        self.indices: list[int] = []
 
     def __call__(self, trainer: Trainer) -> None:
         """Compares the validation set with that of the fold before."""
-        indices = getattr(getattr(trainer.eval_loader, "dataset", None), "indices", ())
-        now = [int(number) for number in indices], trainer.sample_means
-        if any(now) and now == self.before:
+        means, numbers = trainer.sample_means, getattr(getattr(trainer.eval_loader, "dataset", None), "indices", ())
+        indices = list(map(int, numbers))
+        if means and means == self.means and (indices == self.indices or not (indices and self.indices)):
             raise UserError(
                 "two folds have the same validation set: the data set in data.py is not divided by --folds and --fold; "
                 "let make_splits(config, ...) of engine/data/splits.py do it, or leave --folds out"
             )
-        self.before = now
+        self.means, self.indices = means, indices
+
+
+def _sample_means(run: Path) -> list[float]:
+    """The means of some samples of a run of which there is a state."""
+    path = next(filter(is_intact, states_in(run)), None)
+    means: list[float] = checkpoint.load(path).get("sample_means", []) if path else []
+    return means
 
 
 def _begin(config: Any, folder: Path) -> dict[int, Scores]:
