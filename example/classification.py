@@ -1,5 +1,6 @@
 """Classes: their counts, weights and sampling; metrics from the confusion matrix, its picture, tables of classes."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -249,6 +250,15 @@ def draw_confusion(confusion: Tensor, classes: list[str]) -> Any:
             number = f"{counts[row, column]}" if counts.max() < 10_000 else f"{fractions[row, column]:.2f}"
             axis.text(column, row, number, ha="center", va="center", fontsize=7, color=color)
     return figure
+
+
+def mean_of_logits(preds: Sequence[Tensor]) -> Tensor:
+    """Logits whose softmax is the mean of those of several networks.
+
+    Args:
+        preds: logits (B, C, ...) of each network.
+    """
+    return torch.stack(list(preds)).log_softmax(2).logsumexp(0) - math.log(len(preds))
 
 
 def class_rows(names: list[str], logits: Tensor, classes: list[str]) -> list[dict[str, Any]]:

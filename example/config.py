@@ -80,6 +80,8 @@ class Config:
     ckpt_dir: MayChange[str] = "check_point"  # folder in which each run gets a folder of its own
     resume: MayChange[str] = ""  # continue a run: auto (the newest in ckpt_dir), a run's folder, or an epoch<N>.pth
     config: MayChange[str] = ""  # repeat a run with the settings in its config.json; flags given with it win
+    folds: Positive[int] = 1  # of a cross-validation: parts of train, each of which is val in a run; 1: none
+    fold: NonNegative[int] = 0  # which of the folds is trained, 1 to folds; 0: all, one after another
     seed: Annotated[int, Range(at_least=0, below=2**43)] = 0  # of all random numbers; the same seed repeats a run
     device: MayChange[str] = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 if the hardware has it, else fp32

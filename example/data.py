@@ -32,7 +32,7 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     images, meta = read_splits(found, config)
     meta |= {"classes": classes}
     pairs = {name: (images[name], labels[name]) for name in images}
-    splits = make_splits(pairs, labels, config.val_fraction, config.seed)
+    splits = make_splits(config, pairs, labels)
     meta |= image_statistics(splits["train"]) if meta["backbone"] == "small" else {}
     print(f"data: {sizes_of(splits)} images of {meta['image_size']} pixels in {len(meta['classes'])} classes")
     print(describe_classes(meta["classes"], splits))

@@ -7,7 +7,15 @@ from typing import Any
 from torch import Tensor
 
 from augmentation import augmentation_of
-from classification import BalancedAccuracy, MacroF1, class_loss, class_rows, draw_confusion, report_classes
+from classification import (
+    BalancedAccuracy,
+    MacroF1,
+    class_loss,
+    class_rows,
+    draw_confusion,
+    mean_of_logits,
+    report_classes,
+)
 from config import Config
 from data import load_data
 from engine.data.loaders import make_loaders
@@ -89,6 +97,11 @@ class Task(Trainer):
 def to_rows(names: list[str], pred: Tensor, meta: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """For predict.py: a row for each input, from logits (B, classes)."""
     return class_rows(names, pred, meta["classes"])
+
+
+def average(preds: list[Tensor], metas: list[dict[str, Any]]) -> Tensor:
+    """For predict.py: the mean of several networks' probabilities, as logits (B, classes), of the same classes."""
+    return mean_of_logits(preds)
 
 
 def explain(task: Trainer, x: Tensor, pred: Tensor) -> Iterator[Any]:

@@ -58,6 +58,7 @@ FLOORS = [
     {"schedulers", "nonfinite"},
     {"checkpoint", "monitor"},
     {"trainer"},
+    {"cross_validation"},
 ]
 
 

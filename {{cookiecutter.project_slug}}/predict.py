@@ -126,7 +126,11 @@ class Ensemble(Predictor):
         return self.average([fold(x) for fold in self.folds], self.metas)
 
     def outputs(self, inputs: Sequence[Any], batch_size: int) -> Iterator[tuple[list[str], Any, Any]]:
-        """Names, inputs as the first fold reads them, and the mean of the outputs, batch by batch."""
+        """Names, inputs as the first fold reads them, and the mean of the outputs, batch by batch.
+
+        Raises:
+            UserError: an input that cannot be read, or which the folds read in different batches.
+        """
         from data import read_inputs
 
         different = [meta for number, meta in enumerate(self.metas) if meta not in self.metas[:number]]
@@ -228,7 +232,15 @@ def load(path: str | Path, device: str = "auto") -> Predictor:
 
 
 def load_file(path: str | Path, device: str) -> Predictor:
-    """Loads the weights in a file; see `load`."""
+    """Loads the weights in a file.
+
+    Args:
+        path: best.pth or epoch<N>.pth of a run.
+        device: auto, cpu, cuda, cuda:1, mps.
+
+    Raises:
+        UserError: a file that is damaged, of another task, or of another version of model.py.
+    """
     from engine import checkpoint, settings
     from engine.checkpoint.state import check_task, num_parts
     from engine.runtime.devices import pick_device

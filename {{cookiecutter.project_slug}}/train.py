@@ -58,6 +58,9 @@ def train_run(
 
     Returns:
         The task, trained, and its scores on the test set.
+
+    Raises:
+        UserError: something that the person can correct.
     """
     began = time.perf_counter()
     from engine.checkpoint.run_folder import locked

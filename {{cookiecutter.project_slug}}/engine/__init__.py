@@ -9,6 +9,7 @@ What tasks and scripts import, and where it is explained:
     network.merge_stages, Fp32Linear        the parts of a network
     optim.optimizers.build_optimizers       an optimizer for each part, by name
     data.splits.Split, make_splits          data set splits, with a held-out validation set
+    cross_validation.cross_validate         a network for each fold, one after another
     data.splits.BalancedSplit               every group, such as a class, equally often in an epoch
     data.loaders.make_loaders               loaders of whole batches
     data.workers.Loader                     a DataLoader whose workers can do without shared memory
@@ -19,7 +20,8 @@ What tasks and scripts import, and where it is explained:
 
 Elsewhere: nonfinite.py notices NaN and inf; checkpoint/ has the files of a run; distributed/ the processes that train
 together; monitor/ the console and TensorBoard; runtime/ devices, signals and files. Imports go one way: runtime, then
-distributed, then data, optim and metrics, then checkpoint and monitor, then trainer.
+distributed, then data, optim and metrics, then checkpoint and monitor, then trainer, then
+cross_validation.
 """
 
 from .runtime.errors import UserError

@@ -3,18 +3,17 @@
 Which samples a fold holds out is in data/splits.py; --folds of train.py starts it; predict.py averages the networks.
 """
 
-import csv
 import gc
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from . import settings
+from . import checkpoint, settings
 from .checkpoint.file import is_intact
 from .checkpoint.run_folder import fold_folder, locked, states_in
 from .data.splits import check_folds
@@ -22,7 +21,7 @@ from .distributed.process_group import is_rank_0, on_rank_0
 from .logger import Logger
 from .monitor import console
 from .runtime.errors import UserError
-from .runtime.files import write_csv
+from .runtime.files import read_csv, write_csv
 from .trainer import Trainer
 
 TABLE = "folds.csv"  # a row for each fold that is finished, then mean and standard deviation
@@ -79,6 +78,8 @@ def cross_validate(config: Any, folder: Path, train_run: TrainRun) -> None:
                 print(f"fold {number} of {config.folds} is finished: it is not trained again")
                 continue
             print(f"{f' fold {number} of {config.folds} ':=^60}")
+            if number - 1 in rows and not check.means:
+                check.means = on_rank_0(_sample_means, fold_folder(folder, number - 1))
             run, state = on_rank_0(_open_run, folder, number)
             rows[number] = _row(*train_run(replace(config, fold=number), run, state, check))
             on_rank_0(_write, rows, config.folds, folder)
@@ -86,29 +87,38 @@ def cross_validate(config: Any, folder: Path, train_run: TrainRun) -> None:
             if config.compile:
                 torch.compiler.reset()  # which compiles a function for so many networks only
         _print_tables([rows[number] for number in sorted(rows)])
-        print(f"the same is in {folder / TABLE}")
+        if not config.smoke:  # which leaves no files
+            print(f"the same is in {folder / TABLE}")
 
 
 class DifferentFolds:
     """Called with the trainer of each fold, it raises a UserError if one has the validation set of the fold before.
 
-    Sets are compared by the numbers of their samples (`indices` of the data set), and by what samples of them hold.
-    Where neither is known, as of an IterableDataset, nothing is compared.
+    Data sets are compared by the means of some samples of training and validation, and by the numbers of the samples of
+    validation where both have `indices`. Where no means are known, as of an IterableDataset, nothing is compared.
     """
 
     def __init__(self) -> None:
-        self.before: tuple[list[int], list[float]] = [], []
+        self.means: list[float] = []  # of the fold before
+        self.indices: list[int] = []
 
     def __call__(self, trainer: Trainer) -> None:
         """Compares the validation set with that of the fold before."""
-        indices = getattr(getattr(trainer.eval_loader, "dataset", None), "indices", ())
-        now = [int(number) for number in indices], trainer.sample_means
-        if any(now) and now == self.before:
+        means, numbers = trainer.sample_means, getattr(getattr(trainer.eval_loader, "dataset", None), "indices", ())
+        indices = list(map(int, numbers))
+        if means and means == self.means and (indices == self.indices or not (indices and self.indices)):
             raise UserError(
                 "two folds have the same validation set: the data set in data.py is not divided by --folds and --fold; "
                 "let make_splits(config, ...) of engine/data/splits.py do it, or leave --folds out"
             )
-        self.before = now
+        self.means, self.indices = means, indices
+
+
+def _sample_means(run: Path) -> list[float]:
+    """The means of some samples of a run of which there is a state."""
+    path = next(filter(is_intact, states_in(run)), None)
+    means: list[float] = checkpoint.load(path).get("sample_means", []) if path else []
+    return means
 
 
 def _begin(config: Any, folder: Path) -> dict[int, Scores]:
@@ -163,14 +173,12 @@ def _write(rows: Mapping[int, Scores], folds: int, folder: Path) -> None:
 
 def _read(path: Path) -> dict[int, Scores]:
     """What `_write` has written, but mean and standard deviation; nothing if there is no such file."""
-    rows: dict[int, Scores] = {}
-    with suppress(FileNotFoundError), path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if (number := row.pop("fold")).isdigit():
-                rows[int(number)] = {
-                    name: int(value) if value.isdigit() else float(value or math.nan) for name, value in row.items()
-                }
-    return rows
+    rows = {row.pop("fold"): row for row in read_csv(path)} if path.is_file() else {}
+    return {
+        int(number): {name: int(value) if value.isdigit() else float(value or math.nan) for name, value in row.items()}
+        for number, row in rows.items()
+        if number.isdigit()
+    }
 
 
 def _print_tables(rows: Sequence[Scores]) -> None:

@@ -332,9 +332,10 @@ def fold_of_each_group(groups: Tensor, strata: Tensor, folds: int, seed: int) ->
 
 def check_folds(folds: int, fold: int) -> None:
     """Raises a UserError for a fold that is not one of the folds."""
-    if fold > folds or fold and folds == 1:
-        which = f"1 to {folds}, or 0 for all in turn" if folds > 1 else "none without --folds"
-        raise UserError(f"--fold {fold} is no fold of --folds {folds}; it may be {which}")
+    if fold and folds == 1:
+        raise UserError(f"--fold {fold} is one of several; give --folds, their number, too")
+    if fold > folds:
+        raise UserError(f"--fold {fold} is none of --folds {folds}; give 1 to {folds}, or 0 for all in turn")
 
 
 def choose_splits(

@@ -54,6 +54,12 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a file that `write_csv` has written, as texts by column."""
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
 def sync_folder(folder: Path) -> None:
     """Writes the folder's list of file names to the disk: without it a new name may be lost in a power cut."""
     if os.name != "posix":  # Windows cannot open a folder, and journals its names
