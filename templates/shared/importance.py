@@ -30,7 +30,7 @@ MOST_FEATURES = 20_000_000  # that are predicted from, rows times features of ea
 FEWER_ROWS = (20, 200)  # to choose among them: the least and the most
 ROWS_PER_BATCH = 4096
 MOST_SHOWN = 20  # columns in the printed table and in its picture
-DEPENDENCES = 4  # columns whose partial dependence is drawn
+DEPENDENCES, DEPENDENCE_ROWS = 4, 500  # columns whose partial dependence is drawn, and of how many rows at most
 POINTS = 21  # quantiles of a number or date
 MOST_NAMED = 12  # values of a category
 
@@ -77,7 +77,7 @@ def report_importance(trainer: Trainer, curves: Curves, unit: str) -> dict[str, 
         return {}
     figures = {"importance": draw_importance(found)}
     numbers = [columns.index(importance.column) for importance in found[:DEPENDENCES]]
-    dependences = [partial_dependence(predict, curves, x, columns, number) for number in numbers]
+    dependences = [partial_dependence(predict, curves, x[:DEPENDENCE_ROWS], columns, number) for number in numbers]
     if drawn := [dependence for dependence in dependences if dependence.places]:
         figures["partial_dependence"] = draw_dependences(drawn, unit)
     return figures
