@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from classification import BalancedAccuracy, ConfusionMetric, class_scores, repo
 from sklearn import metrics
 from small import Small
 from torch import Tensor, nn
+
+from engine.monitor.figures import new_figure  # isort: skip
 
 
 def counted(metric: ConfusionMetric, y: Tensor, found: Tensor) -> Tensor:
@@ -94,3 +97,22 @@ def test_a_report_ends_a_run_with_or_without_a_test_set(
     assert trainer.test() == {} and capsys.readouterr().out.splitlines()[-1] == "report of eval: 20 samples"
     trainer.test_loader = [*trainer.eval_loader][:2]
     assert trainer.test() and capsys.readouterr().out.splitlines()[-1] == "report of test: 16 samples"
+
+
+class Analysed(Small):
+    """Says how much it predicts at the end, and draws nothing else."""
+
+    def analyse(self) -> dict[str, Any]:
+        print(f"analysed {len(self.inference(self.example_input()))}")
+        return {"nothing": new_figure()[0]}
+
+
+@pytest.mark.parametrize("pictures", ["end", "none"])
+def test_an_analysis_ends_a_run_and_without_pictures_draws_none(
+    pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Analysed(tmp_path, epochs=1, pictures=pictures)
+    trainer.fit(1)
+    trainer.test()
+    assert "analysed" in capsys.readouterr().out.splitlines()[-1]
+    assert (tmp_path / "nothing.png").exists() == (pictures == "end")

@@ -3,7 +3,8 @@
 Permutation importance (Breiman 2001; Fisher et al. 2019) and partial dependence (Friedman 2001), on validation rows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from columns import Column, kind_of, num_features
+from engine.data.loaders import grouped
 from engine.distributed.process_group import is_rank_0
 from engine.monitor.console import cell, print_table, wrapped
 from engine.monitor.figures import caption, new_figure
@@ -24,10 +26,11 @@ from tables import clipped
 
 REPETITIONS = 5  # shufflings of each column
 MOST_ROWS = 2000  # of the validation set
-MOST_COLUMNS, FEWER_ROWS = 100, 200  # of more columns so many are measured, those that matter most on so many rows
-ROWS_PER_BATCH = 2048
+MOST_FEATURES = 20_000_000  # that are predicted from, rows times features of each; more columns are chosen among first
+FEWER_ROWS = (20, 200)  # to choose among them: the least and the most
+ROWS_PER_BATCH = 4096
 MOST_SHOWN = 20  # columns in the printed table and in its picture
-DEPENDENCES = 4  # columns whose partial dependence is drawn
+DEPENDENCES, DEPENDENCE_ROWS = 4, 500  # columns whose partial dependence is drawn, and of how many rows at most
 POINTS = 21  # quantiles of a number or date
 MOST_NAMED = 12  # values of a category
 
@@ -68,20 +71,13 @@ def report_importance(trainer: Trainer, curves: Curves, unit: str) -> dict[str, 
             f"values of a column are shuffled among them: mean and standard deviation of {REPETITIONS} times"
         )
     )
-    if left_out := len(columns) - len(measured):
-        print(
-            wrapped(
-                f"{left_out:,} columns are left out, which mattered less than these {len(measured)} when they were "
-                f"shuffled once among {min(len(x), FEWER_ROWS)} rows"
-            )
-        )
     if is_rank_0():
         show_table(found, Path(trainer.ckpt_dir) / "importance.csv")
     if trainer.config.pictures == "none":
         return {}
     figures = {"importance": draw_importance(found)}
     numbers = [columns.index(importance.column) for importance in found[:DEPENDENCES]]
-    dependences = [partial_dependence(predict, curves, x, columns, number) for number in numbers]
+    dependences = [partial_dependence(predict, curves, x[:DEPENDENCE_ROWS], columns, number) for number in numbers]
     if drawn := [dependence for dependence in dependences if dependence.places]:
         figures["partial_dependence"] = draw_dependences(drawn, unit)
     return figures
@@ -94,28 +90,25 @@ def draw_rows(dataset: Any, seed: int) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def predict_replaced(predict: Predict, x: Tensor, features: slice, values: Tensor) -> Iterator[Tensor]:
-    """Predictions (N, ...) for rows some of whose features are replaced, in each of K ways.
+def predict_replaced(predict: Predict, x: Tensor, replaced: Iterable[tuple[slice, Tensor]]) -> Iterator[Tensor]:
+    """Predictions (N, ...) for rows some of whose features are replaced, in one way after another.
 
     Args:
         predict: the network.
         x: features of the rows, (N, F).
-        features: P of them that are replaced.
-        values: that they get, (K, N, P), or (K, 1, P), the same in all rows.
+        replaced: P features, and what they are instead, (N, P), or (P,), the same in all rows.
     """
-    values = values.expand(-1, len(x), -1).flatten(0, 1)
-    predictions = []
-    for places in torch.arange(len(values)).split(ROWS_PER_BATCH):
-        rows = x[places % len(x)]
-        rows[:, features] = values[places]
-        predictions.append(predict(rows))
-    return iter(torch.cat(predictions).split(len(x)))
+    for ways in grouped(replaced, max(1, ROWS_PER_BATCH // len(x))):
+        rows = x.repeat(len(ways), 1, 1)
+        for copy, (features, values) in zip(rows, ways, strict=True):
+            copy[:, features] = values
+        yield from predict(rows.flatten(0, 1)).split(len(x))
 
 
-def features_of(columns: Sequence[Column], number: int) -> slice:
-    """Which features the column of that number becomes."""
-    first = sum(map(num_features, columns[:number]))
-    return slice(first, first + num_features(columns[number]))
+def features_of(columns: Sequence[Column]) -> list[slice]:
+    """Which features each column becomes."""
+    ends = list(accumulate(map(num_features, columns), initial=0))
+    return [slice(*pair) for pair in pairwise(ends)]
 
 
 # ---- permutation importance ----
@@ -147,14 +140,13 @@ def permutation_importance(
         seed: of the shuffling.
         repetitions: how often each is shuffled.
     """
-    [pred] = predict_replaced(predict, x, slice(0, 0), torch.empty(1, 1, 0))
-    before = loss(pred, y)
+    before = loss(predict(x), y)
     orders = [torch.randperm(len(x), generator=epoch_generator(seed, number)) for number in range(1, repetitions + 1)]
+    features = features_of(columns)
+    shuffled = ((features[number], x[order, features[number]]) for number in measured for order in orders)
+    growths = (loss(pred, y) - before for pred in predict_replaced(predict, x, shuffled))
     found = []
-    for number in measured:
-        features = features_of(columns, number)
-        shuffled = torch.stack([x[order, features] for order in orders])
-        growth = [loss(pred, y) - before for pred in predict_replaced(predict, x, features, shuffled)]
+    for number, growth in zip(measured, grouped(growths, repetitions), strict=True):
         std = float(np.std(growth, ddof=1)) if repetitions > 1 else 0.0
         found.append(Importance(columns[number], float(np.mean(growth)), std))
     return before, sorted(found, key=lambda importance: -importance.mean)
@@ -163,13 +155,24 @@ def permutation_importance(
 def select_columns(
     predict: Predict, loss: Loss, x: Tensor, y: Tensor, columns: Sequence[Column], seed: int
 ) -> list[int]:
-    """Which columns are measured: all, or of many those that matter most on few rows, shuffled once."""
+    """Which columns are measured: all or, if that takes too long, those that matter most on few rows, shuffled once.
+
+    What is chosen among is printed.
+    """
     everything = list(range(len(columns)))
-    if len(columns) <= MOST_COLUMNS:
+    count = max(MOST_SHOWN, MOST_FEATURES // (REPETITIONS * x.numel()))
+    if len(columns) <= count:
         return everything
-    few = slice(0, FEWER_ROWS)
-    _, found = permutation_importance(predict, loss, x[few], y[few], columns, everything, seed, repetitions=1)
-    names = {importance.column["name"] for importance in found[:MOST_COLUMNS]}
+    least, most = FEWER_ROWS
+    few = x[: min(most, max(least, MOST_FEATURES // (len(columns) * x.shape[1])))]
+    _, found = permutation_importance(predict, loss, few, y[: len(few)], columns, everything, seed, repetitions=1)
+    names = {importance.column["name"] for importance in found[:count]}
+    print(
+        wrapped(
+            f"importance is measured of {count:,} of {len(columns):,} columns; the others are left out, since they "
+            f"mattered less when each was shuffled once among {len(few):,} rows"
+        )
+    )
     return [number for number in everything if columns[number]["name"] in names]
 
 
@@ -240,13 +243,13 @@ def partial_dependence(
         columns: their descriptions.
         number: of the column.
     """
-    features = features_of(columns, number)
+    features = features_of(columns)[number]
     grid = GRIDS[kind_of(columns[number])](columns[number], x[:, features])
     if not grid.places:
         return Dependence(columns[number], [], {}, {})
-    values = torch.cat([grid.features, grid.missing]).unsqueeze(1)
+    values = torch.cat([grid.features, grid.missing])
     means: dict[str, list[float]] = {}
-    for pred in predict_replaced(predict, x, features, values):
+    for pred in predict_replaced(predict, x, ((features, row) for row in values)):
         for name, drawn in curves(pred).items():
             means.setdefault(name, []).append(float(drawn.double().mean()))
     count = len(grid.places)
@@ -334,34 +337,39 @@ def draw_dependences(dependences: Sequence[Dependence], unit: str) -> Any:
     figure, axes = new_figure(wide, high, width=1 + 4.2 * wide, height=0.5 + 3.4 * high)
     ends = [value for d in dependences for curve in [*d.curves.values(), d.missing.values()] for value in curve]
     margin = 0.06 * (max(ends) - min(ends)) or 1.0
+    lines: list[Any] = []
     for place, axis in enumerate(axes.flat):
         if place >= len(dependences):
             axis.set_axis_off()
             continue
-        draw_dependence(axis, dependences[place])
+        lines = draw_dependence(axis, dependences[place])
         axis.set_ylim(min(ends) - margin, max(ends) + margin)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         if place % wide == 0:
             axis.set_ylabel(caption(unit, 40))
     if len(dependences[0].curves) > 1:
-        lines = axes[0, 0].get_lines()[: len(dependences[0].curves)]
         names = [caption(name, 24) for name in dependences[0].curves]
         figure.legend(lines, names, loc="outside upper center", ncols=min(5, len(names)), frameon=False)
     return figure
 
 
-def draw_dependence(axis: Any, dependence: Dependence) -> None:
-    """The curves of one column: lines over numbers and dates, points over names; a dashed line if it is missing."""
+def draw_dependence(axis: Any, dependence: Dependence) -> list[Any]:
+    """Draws the curves of one column: lines over numbers and dates, points over names; dashed if it is missing.
+
+    Returns:
+        What was drawn for each curve.
+    """
     column, places = dependence.column, dependence.places
     named = kind_of(column) in ("boolean", "category")
+    lines = []
     for number, (name, curve) in enumerate(dependence.curves.items()):
-        axis.plot(range(len(places)) if named else places, curve, "o" if named else ".-", color=f"C{number}")
+        lines += axis.plot(range(len(places)) if named else places, curve, "o" if named else ".-", color=f"C{number}")
         if name in dependence.missing:
             axis.axhline(dependence.missing[name], color=f"C{number}", linestyle="--", linewidth=1)
     title = caption(f"{column['name']} ({column['unit']})" if column.get("unit") else column["name"], 40)
     if named:
-        names = [caption(name, 18) for name in places]
+        names = [caption(name if len(name) <= 18 else f"{name[:9]}\u2026{name[-8:]}") for name in places]
         room = 40 / len(names) - 2  # characters for each, side by side
         slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > room else {}
         axis.set_xticks(range(len(names)), names, **slanted)
@@ -377,3 +385,4 @@ def draw_dependence(axis: Any, dependence: Dependence) -> None:
     if dependence.missing:
         title += "; dashed: missing"
     axis.set_xlabel(title)
+    return lines

@@ -762,7 +762,7 @@ class Trainer:
             self.save_state(Path(self.ckpt_dir) / "best.pth", optim=False)
 
     def test(self) -> dict[str, float]:
-        """Loads best.pth, scores the test set, reports, draws, analyses; returns the scores, none without that set."""
+        """Loads best.pth, reports, draws and analyses, and returns the scores of the test set; none without one."""
         best, split = Path(self.ckpt_dir) / "best.pth", "test" if len(self.test_loader) else "eval"
         draws = self.config.pictures != "none" and self._overrides("draw")
         evaluates = draws or self._overrides("report") or split == "test"
