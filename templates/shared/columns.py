@@ -4,7 +4,7 @@
     boolean   the same, of 0 and 1
     date      its days since the first, year, month, day, weekday and hour, each a number, if they vary
     category  a feature for each of the most frequent texts, and one for all others and missing cells
-    text      words and n-grams of characters, hashed into NGRAM_FEATURES; of categories with many values, too
+    text      words and n-grams of characters, hashed into NGRAM_FEATURES
 
 A missing number, boolean or date is the mean, and a feature says so; of a missing text all features but that are 0.
 Ids, codes and constants are left out. A description is a dict of plain values, which is saved with the weights; its
@@ -41,7 +41,7 @@ from ngrams import hashed_texts, why_codes
 from tables import Table, clipped, shortened, some
 
 MOST_VALUES = 50  # of a category that become features of their own; the rest share one
-NGRAM_FEATURES = 128  # of a text
+NGRAM_FEATURES = 64  # of a text
 ID_NAME = re.compile(r"(.*[_\s.-])?(id|uuid|guid)|index|idx|row|unnamed: \d+|#|n[or]\.", re.IGNORECASE)
 
 Column = dict[str, Any]  # the description of a column, in plain types
@@ -260,19 +260,16 @@ def describe_texts(name: str, texts: list[str], gaps: bool) -> tuple[Column, str
         gaps: whether some are missing.
     """
     counts = Counter(texts)
-    found = f"{len(counts):,} values"
     if len(counts) == 1 and not gaps:
         return {}, f"{shortened(texts[0])} in every row"
-    codes = why_codes(list(counts)) if len(counts) > 10 else ""
     if len(counts) == len(texts) > 10 or len(counts) > max(MOST_VALUES, len(texts) / 2):
-        if codes:
+        if codes := why_codes(list(counts)):
             return {}, f"{len(counts):,} different texts, {codes}"
-        return {"name": name, "ngrams": NGRAM_FEATURES, "missing": gaps}, f"{found}, {NGRAM_FEATURES} features"
-    column: Column = {"name": name, "values": [value for value, _ in counts.most_common(MOST_VALUES)]}
-    if len(counts) <= MOST_VALUES:
-        return column, found
-    column |= {} if codes else {"ngrams": NGRAM_FEATURES}
-    return column, f"{found}, {MOST_VALUES} as features" + ("" if codes else f" and {NGRAM_FEATURES} of n-grams")
+        column = {"name": name, "ngrams": NGRAM_FEATURES, "missing": gaps}
+        return column, f"{len(counts):,} values, {NGRAM_FEATURES} features"
+    few = f", {MOST_VALUES} as features" if len(counts) > MOST_VALUES else ""
+    column = {"name": name, "values": [value for value, _ in counts.most_common(MOST_VALUES)]}
+    return column, f"{len(counts):,} values{few}"
 
 
 # ---- features ----
@@ -281,7 +278,7 @@ def describe_texts(name: str, texts: list[str], gaps: bool) -> tuple[Column, str
 def num_features(column: Column) -> int:
     """How many features a column becomes."""
     if "values" in column:
-        return len(column["values"]) + 1 + int(column.get("ngrams", 0))
+        return len(column["values"]) + 1
     if "ngrams" in column:
         return int(column["ngrams"]) + int(column["missing"])
     return len(column.get("parts", [None])) + int(column["missing"])
@@ -372,15 +369,10 @@ def standardised(table: Table, column: Column, values: list[np.ndarray], scales:
 
 
 def encode_categories(table: Table, column: Column) -> Tensor:
-    """One-hot encoding of each row's text, shape (N, V + 1), the last feature for missing and unknown ones.
-
-    If there are n-grams, theirs follow.
-    """
+    """One-hot encoding of each row's text, shape (N, V + 1); the last feature is for missing and unknown ones."""
     index = {text: number for number, text in enumerate(column["values"])}
-    texts = as_texts(cells_of(table, column))
-    indices = [index.get(text, len(index)) for text in texts]
-    values = nn.functional.one_hot(torch.tensor(indices, dtype=torch.long), len(index) + 1)
-    return torch.cat([values, hashed_texts(texts, column["ngrams"])], 1) if "ngrams" in column else values
+    indices = [index.get(cell, len(index)) for cell in as_texts(cells_of(table, column))]
+    return nn.functional.one_hot(torch.tensor(indices, dtype=torch.long), len(index) + 1)
 
 
 def encode_texts(table: Table, column: Column) -> Tensor:
