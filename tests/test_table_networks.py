@@ -77,7 +77,9 @@ def test_a_piecewise_linear_embedding_is_linear_between_quantiles() -> None:
             wanted = (torch.tensor(parts) @ embedding.weight[number] + embedding.bias[number]).relu()
             given = torch.zeros(1, 2)
             given[0, number] = value
-            found = embedding(given).view(2, -1)[number]
+            found = embedding(given)[0]
+            torch.testing.assert_close(found[:2], given[0])
+            found = found[2:].view(2, -1)[number]
             torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -88,6 +90,19 @@ def test_members_differ_by_what_they_scale_alone() -> None:
     for member in range(2):
         wanted = layer.linear(x[:, 0] * layer.inputs[member]) * layer.outputs[member] + layer.bias[member]
         torch.testing.assert_close(found[:, member], wanted)
+
+
+def test_the_last_layer_can_use_what_went_past_hidden_layers_and_does_not_at_first() -> None:
+    x, y = rows(50)
+    inputs, hidden, outputs = build_stages("mlp", 5, [0, 1], 50, 16, 0.0, 1)
+    describe_rows([inputs], Split(x, y, torch.arange(50)))
+    weight = outputs[0].weight  # of 16 hidden units, 2 numbers, 8 features of each, and 3 others
+    assert weight.shape == (1, 16 + 2 + 2 * 8 + 3, 1) and not weight[:, 16:].any()
+    with torch.no_grad():
+        weight.zero_()
+        weight[0, -1] = 3.0
+        found = outputs.eval()(hidden(inputs(x)))[:, 0]
+    torch.testing.assert_close(found, 3 * x[:, -1])
 
 
 # ---- the vote ----

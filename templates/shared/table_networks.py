@@ -19,7 +19,7 @@ from engine.runtime.errors import UserError
 
 MEMBERS = 8  # perceptrons that share weights
 BINS = 64  # of each number, for piecewise-linear embeddings
-EMBEDDED = 8  # features of each number, for perceptrons
+EMBEDDED = 8  # features of each number, for perceptrons, beside the number itself
 FREQUENCIES, FREQUENCY_SCALE, PERIODIC = 32, 0.05, 16  # of periodic embeddings: sines, their spread, and features
 KEY_SIZE = 128  # of the space in which rows are compared
 MOST_REMEMBERED = 20_000  # training rows that are compared with
@@ -72,7 +72,7 @@ class RobustScale(nn.Module):
 
 
 class PiecewiseLinear(nn.Module):
-    """Embeddings of numbers that are linear between the quantiles of training rows (Gorishniy et al. 2022, 3.2).
+    """Numbers and embeddings that are linear between the quantiles of training rows (Gorishniy et al. 2022, 3.2).
 
     Args:
         count: numbers of a row.
@@ -91,10 +91,11 @@ class PiecewiseLinear(nn.Module):
         self.edges.copy_(quantiles(x, torch.linspace(0, 1, BINS + 1).tolist()).T)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, count) to (B, count * EMBEDDED)."""
+        """From (B, count) to (B, count * (1 + EMBEDDED)), the numbers first."""
         low, width = self.edges[:, :-1], self.edges.diff(dim=1)
         parts = ((x.unsqueeze(2) - low) / width.clamp(min=1e-6)).clamp(0, 1) * (width > 0)
-        return F.relu(torch.einsum("bnk,nkd->bnd", parts, self.weight) + self.bias).flatten(1)
+        embedded = F.relu(torch.einsum("bnk,nkd->bnd", parts, self.weight) + self.bias)
+        return torch.cat([x, embedded.flatten(1)], 1)
 
 
 class Periodic(nn.Module):
@@ -158,7 +159,7 @@ class PerceptronInputs(nn.Module):
 
     def __init__(self, features: int, numbers: Sequence[int]) -> None:
         super().__init__()
-        self.features = Features(features, numbers, PiecewiseLinear, EMBEDDED)
+        self.features = Features(features, numbers, PiecewiseLinear, 1 + EMBEDDED)
 
     def describe(self, x: Tensor, y: Tensor) -> None:
         """Takes what is to be known of numbers from training rows (N, F)."""
@@ -192,7 +193,9 @@ class SharedLayer(nn.Module):
 
 
 class SharedPerceptrons(nn.Module):
-    """Second stage: hidden layers of members that share their matrices, TabM (Gorishniy et al. 2024).
+    """Second stage: hidden layers of members that share their matrices, TabM (Gorishniy et al. 2024), and past them.
+
+    What they see goes past them too, so that the last stage need not learn by hidden layers what is linear.
 
     Args:
         inp: D.
@@ -211,30 +214,32 @@ class SharedPerceptrons(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, D) to (B, M, W)."""
-        x = x.unsqueeze(1)
+        """From (B, D) to (B, M, W + D)."""
+        x = seen = x.unsqueeze(1)
         for layer in self.layers:
             x = self.dropout(F.relu(layer(x)))
-        return x
+        return torch.cat([x, seen.expand(-1, x.shape[1], -1)], 2)
 
 
 class MemberOutputs(nn.Module):
-    """Third stage: a linear layer for each member, in fp32.
+    """Third stage: a linear layer for each member, in fp32; at first it does not see what went past hidden layers.
 
     Args:
         width: W.
+        inp: D.
         members: M.
         outputs: C.
     """
 
-    def __init__(self, width: int, members: int, outputs: int) -> None:
+    def __init__(self, width: int, inp: int, members: int, outputs: int) -> None:
         super().__init__()
         bound = 1 / math.sqrt(width)
-        self.weight = nn.Parameter(torch.empty(members, width, outputs).uniform_(-bound, bound))
+        hidden = torch.empty(members, width, outputs).uniform_(-bound, bound)
+        self.weight = nn.Parameter(torch.cat([hidden, torch.zeros(members, inp, outputs)], 1))
         self.bias = nn.Parameter(torch.zeros(members, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, M, W) to (B, M, C)."""
+        """From (B, M, W + D) to (B, M, C)."""
         with torch.autocast(x.device.type, enabled=False):
             return torch.einsum("bmw,mwc->bmc", x.float(), self.weight) + self.bias
 
@@ -382,10 +387,11 @@ class BothHidden(nn.Module):
         super().__init__()
         self.keys = Keys(inputs.retrieval.features.size)
         self.vote = Vote(remembered, outputs)
-        self.perceptrons = SharedPerceptrons(inputs.perceptron.features.size + outputs, width, dropout, MEMBERS)
+        self.inp = inputs.perceptron.features.size + outputs
+        self.perceptrons = SharedPerceptrons(self.inp, width, dropout, MEMBERS)
 
     def forward(self, inputs: tuple[Tensor, Compared]) -> tuple[Tensor, Tensor]:
-        """To (B, M, W) and the vote, (B, 1, C)."""
+        """To (B, M, W + D) and the vote, (B, 1, C)."""
         features, rows = inputs
         vote = self.vote(self.keys(rows))
         return self.perceptrons(torch.cat([features, vote[:, 0].detach()], 1)), vote
@@ -396,12 +402,13 @@ class BothOutputs(nn.Module):
 
     Args:
         width: W.
+        inp: D.
         outputs: C.
     """
 
-    def __init__(self, width: int, outputs: int) -> None:
+    def __init__(self, width: int, inp: int, outputs: int) -> None:
         super().__init__()
-        self.members = MemberOutputs(width, MEMBERS, outputs)
+        self.members = MemberOutputs(width, inp, MEMBERS, outputs)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> list[Tensor]:
         """To (B, M, C) and (B, 1, C)."""
@@ -453,18 +460,16 @@ def build_stages(
     if name == "both":
         both = BothInputs(features, numbers, remembered)
         hidden = BothHidden(both, width, dropout, remembered, outputs)
-        return [
-            both,
-            hidden,
-            nn.Sequential(BothOutputs(width, outputs), Mean([MEMBERS, 1], [1 - VOTE_SHARE, VOTE_SHARE])),
-        ]
+        mean = Mean([MEMBERS, 1], [1 - VOTE_SHARE, VOTE_SHARE])
+        return [both, hidden, nn.Sequential(BothOutputs(width, hidden.inp, outputs), mean)]
     if name == "nca":
         retrieval = RetrievalInputs(features, numbers, remembered)
         return [retrieval, Keys(retrieval.features.size), nn.Sequential(Vote(remembered, outputs), Mean([1], [1]))]
     members = {"tabm": MEMBERS, "mlp": 1}[name]
     perceptron = PerceptronInputs(features, numbers)
-    perceptrons = SharedPerceptrons(perceptron.features.size, width, dropout, members)
-    return [perceptron, perceptrons, nn.Sequential(MemberOutputs(width, members, outputs), Mean([members], [1]))]
+    inp = perceptron.features.size
+    perceptrons = SharedPerceptrons(inp, width, dropout, members)
+    return [perceptron, perceptrons, nn.Sequential(MemberOutputs(width, inp, members, outputs), Mean([members], [1]))]
 
 
 # ---- training ----
