@@ -9,6 +9,7 @@ from conftest import Render, modules_of
 from engine import UserError
 from table_networks import (
     BINS,
+    Names,
     PiecewiseLinear,
     RetrievalInputs,
     RobustScale,
@@ -65,7 +66,7 @@ def test_a_piecewise_linear_embedding_is_linear_between_quantiles() -> None:
     x = torch.randn(1000, 2)
     x[:, 1] = x[:, 1].round()  # some quantiles are equal
     embedding = PiecewiseLinear(2)
-    embedding.describe(x)
+    embedding.describe(x, x[:, 0])
     edges = embedding.edges
     for number in range(2):
         for value in (-9.0, -0.3, 0.0, 0.4, 9.0):
@@ -81,6 +82,22 @@ def test_a_piecewise_linear_embedding_is_linear_between_quantiles() -> None:
             torch.testing.assert_close(found[:2], given[0])
             found = found[2:].view(2, -1)[number]
             torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_numbers_that_are_names_are_told_from_others_by_jumps_of_the_target(classes: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(0, 40, (1000, 3)).float()
+    effects = torch.randn(40)
+    x[:, 2] = torch.randn(1000)  # too many values
+    y = effects[x[:, 0].long()] + (x[:, 1] / 8).sin() + torch.randn(1000)
+    names = Names(3, 2)
+    names.describe(x, (y > 0).long() if classes else y)
+    assert names.values.isfinite().sum(1).tolist() == [40, 0, 0]
+    with torch.no_grad():
+        names.terms[0, 7] = torch.tensor([5.0, 6.0])
+    found = names(torch.tensor([[7.0, 7.0, 7.0], [7.5, 0.0, 0.0]]))
+    assert found[0].tolist() == [[5, 6], [0, 0], [0, 0]] and not found[1].any()
 
 
 def test_members_differ_by_what_they_scale_alone() -> None:

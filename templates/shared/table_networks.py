@@ -20,6 +20,8 @@ from engine.runtime.errors import UserError
 MEMBERS = 8  # perceptrons that share weights
 BINS = 64  # of each number, for piecewise-linear embeddings
 EMBEDDED = 8  # features of each number, for perceptrons, beside the number itself
+MOST_NAMES, LEAST_ROWS = 100, 5  # different numbers that may be names, and rows of each on average
+JUMPS = 4.0  # standard errors by which they jump more than by chance
 FREQUENCIES, FREQUENCY_SCALE, PERIODIC = 32, 0.05, 16  # of periodic embeddings: sines, their spread, and features
 KEY_SIZE = 128  # of the space in which rows are compared
 MOST_REMEMBERED = 20_000  # training rows that are compared with
@@ -71,6 +73,55 @@ class RobustScale(nn.Module):
         return z / (1 + (z / CLIPPED_AT).square()).sqrt()
 
 
+class Names(nn.Module):
+    """A term for each value of those numbers that are names, as the number of a school is; 0 for other numbers.
+
+    Names have few values, and what the target is jumps from one to the next.
+
+    Args:
+        count: numbers of a row.
+        size: features of a term.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__()
+        self.values: Tensor
+        self.register_buffer("values", torch.full((count, MOST_NAMES), math.inf))
+        self.terms = nn.Parameter(torch.zeros(count, MOST_NAMES, size))
+
+    def describe(self, x: Tensor, y: Tensor) -> None:
+        """Takes the values of names from training rows (N, count) and targets (N,), numbers or class indices."""
+        self.values.fill_(math.inf)
+        targets = y.unsqueeze(1) if y.is_floating_point() else F.one_hot(y).float()
+        for number, column in enumerate(x.T):
+            values, which = column.round(decimals=5).unique(return_inverse=True)
+            few = 2 < len(values) <= min(MOST_NAMES, len(column) / LEAST_ROWS)
+            if few and jumps(which, targets, len(values)):
+                self.values[number, : len(values)] = values
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, count) to (B, count, size)."""
+        is_value = (x.unsqueeze(2) - self.values).abs() < 1e-5
+        return torch.einsum("bnv,nvd->bnd", is_value.to(self.terms.dtype), self.terms)
+
+
+def jumps(which: Tensor, targets: Tensor, count: int) -> bool:
+    """Whether the mean target of a value is far from between those of the values beside it, more than by chance.
+
+    Of smooth functions the second differences of means are as large as the variance within values makes them.
+
+    Args:
+        which: value each row has, 0, 1, 2 ... in their order, (N,).
+        targets: of each row, (N, C).
+        count: values.
+    """
+    rows = which.bincount(minlength=count).unsqueeze(1)
+    means = torch.zeros(count, targets.shape[1]).index_add_(0, which, targets) / rows
+    variance = (targets - means[which]).square().sum(0) / (len(which) - count)
+    seconds = (means[:-2] - 2 * means[1:-1] + means[2:]).square() / (1 / rows[:-2] + 4 / rows[1:-1] + 1 / rows[2:])
+    return bool((seconds.mean(0) > (1 + JUMPS * math.sqrt(2 / len(seconds))) * variance).any())
+
+
 class PiecewiseLinear(nn.Module):
     """Numbers and embeddings that are linear between the quantiles of training rows (Gorishniy et al. 2022, 3.2).
 
@@ -85,16 +136,18 @@ class PiecewiseLinear(nn.Module):
         bound = 1 / math.sqrt(BINS)
         self.weight = nn.Parameter(torch.empty(count, BINS, EMBEDDED).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(count, EMBEDDED).uniform_(-bound, bound))
+        self.names = Names(count, EMBEDDED)
 
-    def describe(self, x: Tensor) -> None:
+    def describe(self, x: Tensor, y: Tensor) -> None:
         """Takes the quantiles from training rows (N, count)."""
+        self.names.describe(x, y)
         self.edges.copy_(quantiles(x, torch.linspace(0, 1, BINS + 1).tolist()).T)
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, count) to (B, count * (1 + EMBEDDED)), the numbers first."""
         low, width = self.edges[:, :-1], self.edges.diff(dim=1)
         parts = ((x.unsqueeze(2) - low) / width.clamp(min=1e-6)).clamp(0, 1) * (width > 0)
-        embedded = F.relu(torch.einsum("bnk,nkd->bnd", parts, self.weight) + self.bias)
+        embedded = F.relu(torch.einsum("bnk,nkd->bnd", parts, self.weight) + self.bias + self.names(x))
         return torch.cat([x, embedded.flatten(1)], 1)
 
 
@@ -109,11 +162,16 @@ class Periodic(nn.Module):
         super().__init__()
         self.frequencies = nn.Parameter(FREQUENCY_SCALE * torch.randn(count, FREQUENCIES))
         self.linear = nn.Linear(2 * FREQUENCIES, PERIODIC)
+        self.names = Names(count, PERIODIC)
+
+    def describe(self, x: Tensor, y: Tensor) -> None:
+        """Takes what numbers are names from training rows (N, count)."""
+        self.names.describe(x, y)
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, count) to (B, count * PERIODIC)."""
         angles = 2 * math.pi * self.frequencies * x.unsqueeze(2)
-        return F.relu(self.linear(torch.cat([angles.cos(), angles.sin()], 2))).flatten(1)
+        return F.relu(self.linear(torch.cat([angles.cos(), angles.sin()], 2)) + self.names(x)).flatten(1)
 
 
 class Features(nn.Module):
@@ -134,12 +192,11 @@ class Features(nn.Module):
         self.embedding = embedding(len(self.numbers))
         self.size = size * len(self.numbers) + len(self.others)
 
-    def describe(self, x: Tensor) -> None:
-        """Takes what is to be known of numbers from training rows (N, F)."""
+    def describe(self, x: Tensor, y: Tensor) -> None:
+        """Takes what is to be known of numbers from training rows (N, F) and their targets (N,)."""
         numbers = x[:, self.numbers]
         self.scale.describe(numbers)
-        if hasattr(self.embedding, "describe"):
-            self.embedding.describe(self.scale(numbers))
+        self.embedding.describe(self.scale(numbers), y)
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, F) to (B, `size`)."""
@@ -162,8 +219,8 @@ class PerceptronInputs(nn.Module):
         self.features = Features(features, numbers, PiecewiseLinear, 1 + EMBEDDED)
 
     def describe(self, x: Tensor, y: Tensor) -> None:
-        """Takes what is to be known of numbers from training rows (N, F)."""
-        self.features.describe(x)
+        """Takes what is to be known of numbers from training rows (N, F) and their targets (N,)."""
+        self.features.describe(x, y)
 
     def forward(self, rows: Rows) -> Tensor:
         """To (B, D)."""
@@ -279,7 +336,7 @@ class RetrievalInputs(nn.Module):
 
     def describe(self, x: Tensor, y: Tensor) -> None:
         """Remembers training rows (N, F)."""
-        self.features.describe(x)
+        self.features.describe(x, y)
         self.remembered.copy_(x[remembered_rows(len(x))])
 
     def forward(self, rows: Rows) -> Compared:
