@@ -11,12 +11,13 @@ from table_networks import (
     BINS,
     MOST_EMBEDDED,
     AsTheyAre,
+    Names,
+    NumberedRows,
     Periodic,
     PiecewiseLinear,
     RetrievalInputs,
     RobustScale,
     SharedLayer,
-    TrainingRows,
     Vote,
     build_stages,
     count_members,
@@ -68,7 +69,7 @@ def test_a_piecewise_linear_embedding_is_linear_between_quantiles() -> None:
     x = torch.randn(1000, 2)
     x[:, 1] = x[:, 1].round()  # some quantiles are equal
     embedding = PiecewiseLinear(2)
-    embedding.describe(x)
+    embedding.describe(x, x[:, 0])
     edges = embedding.edges
     for number in range(2):
         for value in (-9.0, -0.3, 0.0, 0.4, 9.0):
@@ -80,8 +81,26 @@ def test_a_piecewise_linear_embedding_is_linear_between_quantiles() -> None:
             wanted = (torch.tensor(parts) @ embedding.weight[number] + embedding.bias[number]).relu()
             given = torch.zeros(1, 2)
             given[0, number] = value
-            found = embedding(given).view(2, -1)[number]
+            found = embedding(given)[0]
+            torch.testing.assert_close(found[:2], given[0])
+            found = found[2:].view(2, -1)[number]
             torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_numbers_that_are_names_are_told_from_others_by_jumps_of_the_target(classes: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(0, 40, (1000, 3)).float()
+    effects = torch.randn(40)
+    x[:, 2] = torch.randn(1000)  # too many values
+    y = effects[x[:, 0].long()] + (x[:, 1] / 8).sin() + torch.randn(1000)
+    names = Names(3, 2)
+    names.describe(x, (y > 0).long() if classes else y)
+    assert names.values.isfinite().sum(1).tolist() == [40, 0, 0]
+    with torch.no_grad():
+        names.terms[0, 7] = torch.tensor([5.0, 6.0])
+    found = names(torch.tensor([[7.0, 7.0, 7.0], [7.5, 0.0, 0.0]]))
+    assert found[0].tolist() == [[5, 6], [0, 0], [0, 0]] and not found[1].any()
 
 
 def test_members_differ_by_what_they_scale_alone() -> None:
@@ -91,6 +110,19 @@ def test_members_differ_by_what_they_scale_alone() -> None:
     for member in range(2):
         wanted = layer.linear(x[:, 0] * layer.inputs[member]) * layer.outputs[member] + layer.bias[member]
         torch.testing.assert_close(found[:, member], wanted)
+
+
+def test_the_last_layer_can_use_what_went_past_hidden_layers_and_does_not_at_first() -> None:
+    x, y = rows(50)
+    inputs, hidden, outputs = build_stages("mlp", 5, [0, 1], 50, 16, 0.0, 1)
+    describe_rows([inputs], Split(x, y, torch.arange(50)))
+    weight = outputs[0].weight  # of 16 hidden units, 2 numbers, 8 features of each, and 3 others
+    assert weight.shape == (1, 16 + 2 + 2 * 8 + 3, 1) and not weight[:, 16:].any()
+    with torch.no_grad():
+        weight.zero_()
+        weight[0, -1] = 3.0
+        found = outputs.eval()(hidden(inputs(x)))[:, 0]
+    torch.testing.assert_close(found, 3 * x[:, -1])
 
 
 # ---- the vote ----
@@ -121,8 +153,7 @@ def test_votes_are_the_softmax_of_distances_and_no_row_votes_on_itself(training:
 def test_of_many_rows_some_are_remembered_from_all_over_the_table() -> None:
     chosen = remembered_rows(50_001)
     assert len(chosen) == len(chosen.unique()) == 20_000 and (chosen[0], chosen[-1]) == (0, 50_000)
-    split = TrainingRows(Split(torch.zeros(50_001, 1), torch.zeros(50_001), torch.arange(50_001)))
-    _, _, numbers = split.__getitems__([0, 1, 50_000])
+    _, numbers = NumberedRows(torch.zeros(50_001, 1), chosen)[torch.tensor([0, 1, 50_000])]
     assert (numbers[0], numbers[2]) == (0, 19_999)
     assert remembered_rows(3).tolist() == [0, 1, 2]
 

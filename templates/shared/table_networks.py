@@ -19,7 +19,9 @@ from engine.runtime.errors import UserError
 
 MEMBERS = 8  # perceptrons that share weights
 BINS = 64  # of each number, for piecewise-linear embeddings
-EMBEDDED = 8  # features of each number, for perceptrons
+EMBEDDED = 8  # features of each number, for perceptrons, beside the number itself
+MOST_NAMED, MOST_NAMES, LEAST_ROWS = 16, 100, 5  # numbers that may be names, their values, and rows of each on average
+JUMPS = 4.0  # standard errors by which they jump more than by chance
 FREQUENCIES, FREQUENCY_SCALE, PERIODIC = 32, 0.05, 16  # of periodic embeddings: sines, their spread, and features
 MOST_EMBEDDED = 2048  # numbers of a row; of more none is embedded, which bounds weights
 MOST_PERIODIC = 4_000_000  # numbers of all remembered rows; of more none is, which bounds memory: each is 64 sines
@@ -73,8 +75,67 @@ class RobustScale(nn.Module):
         return z / (1 + (z / CLIPPED_AT).square()).sqrt()
 
 
+class Names(nn.Module):
+    """A term for each value of those numbers that are names, as the number of a school is; 0 for other numbers.
+
+    Names have few values, and what the target is jumps from one to the next.
+
+    Args:
+        count: numbers of a row.
+        size: features of a term.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__()
+        self.count, most = count, min(count, MOST_NAMED)
+        self.places: Tensor
+        self.values: Tensor
+        self.register_buffer("places", torch.zeros(most, dtype=torch.long))
+        self.register_buffer("values", torch.full((most, MOST_NAMES), math.inf))
+        self.terms = nn.Parameter(torch.zeros(most, MOST_NAMES, size))
+
+    def describe(self, x: Tensor, y: Tensor) -> None:
+        """Takes the values of names from training rows (N, count) and targets (N,), numbers or class indices."""
+        targets = y.unsqueeze(1)
+        if not y.is_floating_point():  # the largest classes against the rest
+            largest = y.bincount().argsort(descending=True, stable=True)[:MOST_NAMED]
+            targets = (targets == largest).float()
+        found: list[tuple[int, Tensor]] = []
+        for number, column in enumerate(x.T):
+            values, which = column.round(decimals=5).unique(return_inverse=True)
+            few = 2 < len(values) <= min(MOST_NAMES, len(column) / LEAST_ROWS)
+            if few and jumps(which, targets, len(values)):
+                found.append((number, values))
+        for place, (number, values) in enumerate(found[:MOST_NAMED]):
+            self.places[place] = number
+            self.values[place, : len(values)] = values
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, count) to (B, count, size)."""
+        is_value = (x[:, self.places].unsqueeze(2) - self.values).abs() < 1e-5
+        terms = torch.einsum("bpv,pvd->bpd", is_value.to(self.terms.dtype), self.terms)
+        return terms.new_zeros(len(x), self.count, terms.shape[2]).index_add(1, self.places, terms)
+
+
+def jumps(which: Tensor, targets: Tensor, count: int) -> bool:
+    """Whether the mean target of a value is far from between those of the values beside it, more than by chance.
+
+    Of smooth functions the second differences of means are as large as the variance within values makes them.
+
+    Args:
+        which: value each row has, 0, 1, 2 ... in their order, (N,).
+        targets: of each row, (N, C).
+        count: values.
+    """
+    rows = which.bincount(minlength=count).unsqueeze(1)
+    means = torch.zeros(count, targets.shape[1]).index_add_(0, which, targets) / rows
+    variance = (targets - means[which]).square().sum(0) / (len(which) - count)
+    seconds = (means[:-2] - 2 * means[1:-1] + means[2:]).square() / (1 / rows[:-2] + 4 / rows[1:-1] + 1 / rows[2:])
+    return bool((seconds.mean(0) > (1 + JUMPS * math.sqrt(2 / len(seconds))) * variance).any())
+
+
 class PiecewiseLinear(nn.Module):
-    """Embeddings of numbers that are linear between the quantiles of training rows (Gorishniy et al. 2022, 3.2).
+    """Numbers and embeddings that are linear between the quantiles of training rows (Gorishniy et al. 2022, 3.2).
 
     Args:
         count: numbers of a row.
@@ -87,16 +148,19 @@ class PiecewiseLinear(nn.Module):
         bound = 1 / math.sqrt(BINS)
         self.weight = nn.Parameter(torch.empty(count, BINS, EMBEDDED).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(count, EMBEDDED).uniform_(-bound, bound))
+        self.names = Names(count, EMBEDDED)
 
-    def describe(self, x: Tensor) -> None:
+    def describe(self, x: Tensor, y: Tensor) -> None:
         """Takes the quantiles from training rows (N, count)."""
+        self.names.describe(x, y)
         self.edges.copy_(quantiles(x, torch.linspace(0, 1, BINS + 1).tolist()).T)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, count) to (B, count * EMBEDDED)."""
+        """From (B, count) to (B, count * (1 + EMBEDDED)), the numbers first."""
         low, width = self.edges[:, :-1], self.edges.diff(dim=1)
         parts = ((x.unsqueeze(2) - low) / width.clamp(min=1e-6)).clamp(0, 1) * (width > 0)
-        return F.relu(torch.einsum("bnk,nkd->bnd", parts, self.weight) + self.bias).flatten(1)
+        embedded = F.relu(torch.einsum("bnk,nkd->bnd", parts, self.weight) + self.bias + self.names(x))
+        return torch.cat([x, embedded.flatten(1)], 1)
 
 
 class Periodic(nn.Module):
@@ -110,11 +174,16 @@ class Periodic(nn.Module):
         super().__init__()
         self.frequencies = nn.Parameter(FREQUENCY_SCALE * torch.randn(count, FREQUENCIES))
         self.linear = nn.Linear(2 * FREQUENCIES, PERIODIC)
+        self.names = Names(count, PERIODIC)
+
+    def describe(self, x: Tensor, y: Tensor) -> None:
+        """Takes what numbers are names from training rows (N, count)."""
+        self.names.describe(x, y)
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, count) to (B, count * PERIODIC)."""
         angles = 2 * math.pi * self.frequencies * x.unsqueeze(2)
-        return F.relu(self.linear(torch.cat([angles.cos(), angles.sin()], 2))).flatten(1)
+        return F.relu(self.linear(torch.cat([angles.cos(), angles.sin()], 2)) + self.names(x)).flatten(1)
 
 
 class AsTheyAre(nn.Identity):
@@ -123,6 +192,9 @@ class AsTheyAre(nn.Identity):
     Args:
         count: numbers of a row.
     """
+
+    def describe(self, x: Tensor, y: Tensor) -> None:
+        """Takes nothing."""
 
 
 class Features(nn.Module):
@@ -145,12 +217,11 @@ class Features(nn.Module):
         self.embedding = embedding(len(self.numbers))
         self.size = size * len(self.numbers) + len(self.others)
 
-    def describe(self, x: Tensor) -> None:
-        """Takes what is to be known of numbers from training rows (N, F)."""
+    def describe(self, x: Tensor, y: Tensor) -> None:
+        """Takes what is to be known of numbers from training rows (N, F) and their targets (N,)."""
         numbers = x[:, self.numbers]
         self.scale.describe(numbers)
-        if hasattr(self.embedding, "describe"):
-            self.embedding.describe(self.scale(numbers))
+        self.embedding.describe(self.scale(numbers), y)
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, F) to (B, `size`)."""
@@ -170,11 +241,11 @@ class PerceptronInputs(nn.Module):
 
     def __init__(self, features: int, numbers: Sequence[int]) -> None:
         super().__init__()
-        self.features = Features(features, numbers, PiecewiseLinear, EMBEDDED, MOST_EMBEDDED)
+        self.features = Features(features, numbers, PiecewiseLinear, 1 + EMBEDDED, MOST_EMBEDDED)
 
     def describe(self, x: Tensor, y: Tensor) -> None:
-        """Takes what is to be known of numbers from training rows (N, F)."""
-        self.features.describe(x)
+        """Takes what is to be known of numbers from training rows (N, F) and their targets (N,)."""
+        self.features.describe(x, y)
 
     def forward(self, rows: Rows) -> Tensor:
         """To (B, D)."""
@@ -204,7 +275,9 @@ class SharedLayer(nn.Module):
 
 
 class SharedPerceptrons(nn.Module):
-    """Second stage: hidden layers of members that share their matrices, TabM (Gorishniy et al. 2024).
+    """Second stage: hidden layers of members that share their matrices, TabM (Gorishniy et al. 2024), and past them.
+
+    What they see goes past them too, so that the last stage need not learn by hidden layers what is linear.
 
     Args:
         inp: D.
@@ -223,30 +296,32 @@ class SharedPerceptrons(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, D) to (B, M, W)."""
-        x = x.unsqueeze(1)
+        """From (B, D) to (B, M, W + D)."""
+        x = seen = x.unsqueeze(1)
         for layer in self.layers:
             x = self.dropout(F.relu(layer(x)))
-        return x
+        return torch.cat([x, seen.expand(-1, x.shape[1], -1)], 2)
 
 
 class MemberOutputs(nn.Module):
-    """Third stage: a linear layer for each member, in fp32.
+    """Third stage: a linear layer for each member, in fp32; at first it does not see what went past hidden layers.
 
     Args:
         width: W.
+        inp: D.
         members: M.
         outputs: C.
     """
 
-    def __init__(self, width: int, members: int, outputs: int) -> None:
+    def __init__(self, width: int, inp: int, members: int, outputs: int) -> None:
         super().__init__()
         bound = 1 / math.sqrt(width)
-        self.weight = nn.Parameter(torch.empty(members, width, outputs).uniform_(-bound, bound))
+        hidden = torch.empty(members, width, outputs).uniform_(-bound, bound)
+        self.weight = nn.Parameter(torch.cat([hidden, torch.zeros(members, inp, outputs)], 1))
         self.bias = nn.Parameter(torch.zeros(members, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B, M, W) to (B, M, C)."""
+        """From (B, M, W + D) to (B, M, C)."""
         with torch.autocast(x.device.type, enabled=False):
             return torch.einsum("bmw,mwc->bmc", x.float(), self.weight) + self.bias
 
@@ -287,7 +362,7 @@ class RetrievalInputs(nn.Module):
 
     def describe(self, x: Tensor, y: Tensor) -> None:
         """Remembers training rows (N, F)."""
-        self.features.describe(x)
+        self.features.describe(x, y)
         self.remembered.copy_(x[remembered_rows(len(x))])
 
     def forward(self, rows: Rows) -> Compared:
@@ -328,13 +403,13 @@ class Vote(nn.Module):
 
     def __init__(self, remembered: int, outputs: int) -> None:
         super().__init__()
+        self.outputs = outputs
         self.targets: Tensor
-        self.register_buffer("targets", torch.zeros(remembered, outputs))
+        self.register_buffer("targets", torch.zeros(remembered, dtype=torch.float32 if outputs == 1 else torch.long))
 
     def describe(self, x: Tensor, y: Tensor) -> None:
         """Remembers targets (N,): numbers, or class indices."""
-        classes, y = self.targets.shape[1], y[remembered_rows(len(y))]
-        self.targets.copy_(y.unsqueeze(1) if classes == 1 else F.one_hot(y, classes))
+        self.targets.copy_(y[remembered_rows(len(y))])
 
     def forward(self, rows: Compared) -> Tensor:
         """To (B, 1, C)."""
@@ -345,8 +420,10 @@ class Vote(nn.Module):
                 itself = rows.own.unsqueeze(1) == rows.drawn
                 nearness = nearness.masked_fill(itself, torch.finfo(nearness.dtype).min)
             targets = self.targets[rows.drawn]
-            votes = nearness.softmax(1) @ targets
-            return (votes if targets.shape[1] == 1 else (votes + 1e-7).log()).unsqueeze(1)
+            if self.outputs == 1:
+                return (nearness.softmax(1) @ targets.unsqueeze(1)).unsqueeze(1)
+            votes = nearness.softmax(1) @ F.one_hot(targets, self.outputs).to(nearness.dtype)
+            return (votes + 1e-7).log().unsqueeze(1)
 
 
 def distances(points: Tensor, others: Tensor) -> Tensor:
@@ -395,10 +472,11 @@ class BothHidden(nn.Module):
         super().__init__()
         self.keys = Keys(inputs.retrieval.features.size)
         self.vote = Vote(remembered, outputs)
-        self.perceptrons = SharedPerceptrons(inputs.perceptron.features.size + outputs, width, dropout, MEMBERS)
+        self.inp = inputs.perceptron.features.size + outputs
+        self.perceptrons = SharedPerceptrons(self.inp, width, dropout, MEMBERS)
 
     def forward(self, inputs: tuple[Tensor, Compared]) -> tuple[Tensor, Tensor]:
-        """To (B, M, W) and the vote, (B, 1, C)."""
+        """To (B, M, W + D) and the vote, (B, 1, C)."""
         features, rows = inputs
         vote = self.vote(self.keys(rows))
         return self.perceptrons(torch.cat([features, vote[:, 0].detach()], 1)), vote
@@ -409,12 +487,13 @@ class BothOutputs(nn.Module):
 
     Args:
         width: W.
+        inp: D.
         outputs: C.
     """
 
-    def __init__(self, width: int, outputs: int) -> None:
+    def __init__(self, width: int, inp: int, outputs: int) -> None:
         super().__init__()
-        self.members = MemberOutputs(width, MEMBERS, outputs)
+        self.members = MemberOutputs(width, inp, MEMBERS, outputs)
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> list[Tensor]:
         """To (B, M, C) and (B, 1, C)."""
@@ -466,18 +545,16 @@ def build_stages(
     if name == "both":
         both = BothInputs(features, numbers, remembered)
         hidden = BothHidden(both, width, dropout, remembered, outputs)
-        return [
-            both,
-            hidden,
-            nn.Sequential(BothOutputs(width, outputs), Mean([MEMBERS, 1], [1 - VOTE_SHARE, VOTE_SHARE])),
-        ]
+        mean = Mean([MEMBERS, 1], [1 - VOTE_SHARE, VOTE_SHARE])
+        return [both, hidden, nn.Sequential(BothOutputs(width, hidden.inp, outputs), mean)]
     if name == "nca":
         retrieval = RetrievalInputs(features, numbers, remembered)
         return [retrieval, Keys(retrieval.features.size), nn.Sequential(Vote(remembered, outputs), Mean([1], [1]))]
     members = {"tabm": MEMBERS, "mlp": 1}[name]
     perceptron = PerceptronInputs(features, numbers)
-    perceptrons = SharedPerceptrons(perceptron.features.size, width, dropout, members)
-    return [perceptron, perceptrons, nn.Sequential(MemberOutputs(width, members, outputs), Mean([members], [1]))]
+    inp = perceptron.features.size
+    perceptrons = SharedPerceptrons(inp, width, dropout, members)
+    return [perceptron, perceptrons, nn.Sequential(MemberOutputs(width, inp, members, outputs), Mean([members], [1]))]
 
 
 # ---- training ----
