@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from columns import Column, kind_of, num_features
 from engine.data.loaders import grouped
-from engine.distributed.process_group import is_rank_0
+from engine.distributed.process_group import is_rank_0, on_rank_0
 from engine.monitor.console import cell, print_table, wrapped
 from engine.monitor.figures import caption, new_figure
 from engine.runtime.errors import UserError
@@ -63,7 +63,8 @@ def report_importance(trainer: Trainer, curves: Curves, unit: str) -> dict[str, 
         return float(trainer.loss(pred.to(trainer.device), y.to(trainer.device))["loss"])
 
     measured = select_columns(predict, loss, x, y, columns, seed)
-    before, found = permutation_importance(predict, loss, x, y, columns, measured, seed)
+    measurement = permutation_importance(predict, loss, x, y, columns, measured, seed)
+    before, found = on_rank_0(lambda: measurement)  # by rounding, ranks may order columns that are alike differently
     part = f"of {everything:,} drawn by --seed {seed}, " if len(x) < everything else ""
     print(
         wrapped(
