@@ -87,10 +87,10 @@ class Names(nn.Module):
 
     def __init__(self, count: int, size: int) -> None:
         super().__init__()
-        most = min(count, MOST_NAMED)
-        self.owner: Tensor  # 1 where a place is that of a number, (places, count)
+        self.count, most = count, min(count, MOST_NAMED)
+        self.places: Tensor
         self.values: Tensor
-        self.register_buffer("owner", torch.zeros(most, count))
+        self.register_buffer("places", torch.zeros(most, dtype=torch.long))
         self.register_buffer("values", torch.full((most, MOST_NAMES), math.inf))
         self.terms = nn.Parameter(torch.zeros(most, MOST_NAMES, size))
 
@@ -107,14 +107,14 @@ class Names(nn.Module):
             if few and jumps(which, targets, len(values)):
                 found.append((number, values))
         for place, (number, values) in enumerate(found[:MOST_NAMED]):
-            self.owner[place, number] = 1
+            self.places[place] = number
             self.values[place, : len(values)] = values
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, count) to (B, count, size)."""
-        is_value = ((x @ self.owner.T).unsqueeze(2) - self.values).abs() < 1e-5
+        is_value = (x[:, self.places].unsqueeze(2) - self.values).abs() < 1e-5
         terms = torch.einsum("bpv,pvd->bpd", is_value.to(self.terms.dtype), self.terms)
-        return torch.einsum("bpd,pn->bnd", terms, self.owner)
+        return torch.einsum("bpd,pn->bnd", terms, F.one_hot(self.places, self.count).to(terms.dtype))
 
 
 def jumps(which: Tensor, targets: Tensor, count: int) -> bool:
