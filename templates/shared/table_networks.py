@@ -114,7 +114,8 @@ class Names(nn.Module):
         """From (B, count) to (B, count, size)."""
         is_value = (x[:, self.places].unsqueeze(2) - self.values).abs() < 1e-5
         terms = torch.einsum("bpv,pvd->bpd", is_value.to(self.terms.dtype), self.terms)
-        return torch.einsum("bpd,pn->bnd", terms, F.one_hot(self.places, self.count).to(terms.dtype))
+        owners = self.places.unsqueeze(1) == torch.arange(self.count, device=x.device)
+        return torch.einsum("bpd,pn->bnd", terms, owners.to(terms.dtype))
 
 
 def jumps(which: Tensor, targets: Tensor, count: int) -> bool:
