@@ -40,6 +40,7 @@ STAND_INS = {
     r"FILE\.tsv": "stars.tsv",
     r"COLUMN": "price",
     r"IMAGE_OR_FOLDER\.\.\.|FILE\.\.\.": "new",
+    r"INPUT\.\.\.": "like_synthetic.csv",
     r"--epochs 40": "--epochs 2",
     r"nproc-per-node 8": "nproc-per-node 2",
     r"python -m pip install cookiecutter && ": "",
@@ -103,6 +104,7 @@ def own_labels() -> None:
 
 def own_table() -> None:
     table("own/train.csv", "rooms,city,price", "N,town P,1N")
+    table("like_synthetic.csv", "a,b,kind", "N,P,low")
 
 
 def own_masks() -> None:
