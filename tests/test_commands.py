@@ -41,6 +41,7 @@ STAND_INS = {
     r"COLUMN": "price",
     r"\b(STREET|PERSON|DATE)\b": lambda found: found[0].lower(),
     r"IMAGE_OR_FOLDER\.\.\.|FILE\.\.\.": "new",
+    r"INPUT\.\.\.": "like_synthetic.csv",
     r"--epochs 40": "--epochs 2",
     r"nproc-per-node 8": "nproc-per-node 2",
     r"python -m pip install cookiecutter && ": "",
@@ -104,10 +105,12 @@ def own_labels() -> None:
 
 def own_table() -> None:
     table("own/train.csv", "rooms,city,street,person,date,price", "N,town P,street P,pN,N,1N")
+    table("like_synthetic.csv", "a,b,kind", "N,P,low")
 
 
 def own_rows() -> None:
     table("own/train.csv", "rooms,city,street,person,date,price", "N,town P,street P,pN,N,P")
+    table("like_synthetic.csv", "a,b,place", "N,P,hill")
 
 
 def own_masks() -> None:

@@ -348,9 +348,8 @@ def predict(arguments: Arguments) -> None:
     more = len(columns) - len(shown)
     print(f"{written} predictions are in {output}" + (f", with {more} more columns" if more else ""))
     if arguments.explain:
-        if isinstance(predictor, Ensemble):
-            print("they are of the first fold's network alone")
-        print(f"pictures of what each rests on are in {folder_of_pictures(output)}")
+        whose = " for the first fold's network" if isinstance(predictor, Ensemble) else ""
+        print(f"pictures of what each rests on{whose} are in {folder_of_pictures(output)}")
 
 
 def write_table(rows: Rows, path: Path, new: bool) -> None:
