@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,9 @@ TASKS = ROOT / "templates" / "tasks"
 for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
     if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) == signal.SIG_IGN:
         signal.signal(number, lambda number, frame: None)
+
+# As engine/__init__.py says, which many tests import after torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The engine is tested as it lies in the template; a cache there would be rendered into projects.
 sys.dont_write_bytecode = True
