@@ -116,7 +116,7 @@ def test_the_last_layer_can_use_what_went_past_hidden_layers_and_does_not_at_fir
     x, y = rows(50)
     inputs, hidden, outputs = build_stages("mlp", 5, [0, 1], 50, 16, 0.0, 1)
     describe_rows([inputs], Split(x, y, torch.arange(50)))
-    weight = outputs[0].weight  # of 16 hidden units, 2 numbers, 8 features of each, and 3 others
+    weight = next(outputs.parameters())  # of 16 hidden units, 2 numbers, 8 features of each, and 3 others
     assert weight.shape == (1, 16 + 2 + 2 * 8 + 3, 1) and not weight[:, 16:].any()
     with torch.no_grad():
         weight.zero_()

@@ -310,7 +310,7 @@ class Trainer:
         return {}
 
     def prediction_meta(self) -> dict[str, Any]:
-        """What prediction must know of the evaluation that has just ended, in plain values: best.pth has it in `meta`."""
+        """What prediction must know of the evaluation that has just ended, plain values: best.pth has it in `meta`."""
         return {}
 
     def report(self, split: str) -> None:
