@@ -96,7 +96,7 @@ def test_numbers_that_are_names_are_told_from_others_by_jumps_of_the_target(clas
     y = effects[x[:, 0].long()] + (x[:, 1] / 8).sin() + torch.randn(1000)
     names = Names(3, 2)
     names.describe(x, (y > 0).long() if classes else y)
-    assert names.values.isfinite().sum(1).tolist() == [40, 0, 0]
+    assert names.values.isfinite().sum(1).tolist() == [40, 0, 0] and names.numbers[0] == 0
     with torch.no_grad():
         names.terms[0, 7] = torch.tensor([5.0, 6.0])
     found = names(torch.tensor([[7.0, 7.0, 7.0], [7.5, 0.0, 0.0]]))

@@ -20,8 +20,10 @@ from engine.runtime.errors import UserError
 MEMBERS = 8  # perceptrons that share weights
 BINS = 64  # of each number, for piecewise-linear embeddings
 EMBEDDED = 8  # features of each number, for perceptrons, beside the number itself
-MOST_NAMED, MOST_NAMES, LEAST_ROWS = 16, 100, 5  # numbers that may be names, their values, and rows of each on average
-JUMPS = 4.0  # standard errors by which they jump more than by chance
+MOST_NAMES, MOST_VALUES = 4, 1000  # numbers that are names, and different values of each
+MOST_CLASSES = 16  # whose parts among the rows of a value are compared with those of the values beside it
+LEAST_ROWS = 3  # of each value of a name, on average
+JUMPS = 4.0  # standard errors by which a name's means of the target jump more than by chance
 FREQUENCIES, FREQUENCY_SCALE, PERIODIC = 32, 0.05, 16  # of periodic embeddings: sines, their spread, and features
 MOST_EMBEDDED = 2048  # numbers of a row; of more none is embedded, which bounds weights
 MOST_PERIODIC = 4_000_000  # numbers of all remembered rows; of more none is, which bounds memory: each is 64 sines
@@ -78,7 +80,7 @@ class RobustScale(nn.Module):
 class Names(nn.Module):
     """A term for each value of those numbers that are names, as the number of a school is; 0 for other numbers.
 
-    Names have few values, and what the target is jumps from one to the next.
+    Of a name each value comes several times, and what the target is jumps from one value to the next.
 
     Args:
         count: numbers of a row.
@@ -87,41 +89,47 @@ class Names(nn.Module):
 
     def __init__(self, count: int, size: int) -> None:
         super().__init__()
-        self.count, most = count, min(count, MOST_NAMED)
-        self.places: Tensor
+        self.count, most = count, min(count, MOST_NAMES)
         self.values: Tensor
-        self.register_buffer("places", torch.zeros(most, dtype=torch.long))
-        self.register_buffer("values", torch.full((most, MOST_NAMES), math.inf))
-        self.terms = nn.Parameter(torch.zeros(most, MOST_NAMES, size))
+        self.numbers: Tensor
+        self.register_buffer("values", torch.full((most, MOST_VALUES), math.inf))
+        self.register_buffer("numbers", torch.zeros(most, dtype=torch.long))  # which of a row's they are
+        self.terms = nn.Parameter(torch.zeros(most, MOST_VALUES, size))
 
     def describe(self, x: Tensor, y: Tensor) -> None:
         """Takes the values of names from training rows (N, count) and targets (N,), numbers or class indices."""
+        self.values.fill_(math.inf)
         targets = y.unsqueeze(1)
         if not y.is_floating_point():  # the largest classes against the rest
-            largest = y.bincount().argsort(descending=True, stable=True)[:MOST_NAMED]
+            largest = y.bincount().argsort(descending=True, stable=True)[:MOST_CLASSES]
             targets = (targets == largest).float()
-        found: list[tuple[int, Tensor]] = []
+        found: list[tuple[float, int, Tensor]] = []
         for number, column in enumerate(x.T):
-            values, which = column.round(decimals=5).unique(return_inverse=True)
-            few = 2 < len(values) <= min(MOST_NAMES, len(column) / LEAST_ROWS)
-            if few and jumps(which, targets, len(values)):
-                found.append((number, values))
-        for place, (number, values) in enumerate(found[:MOST_NAMED]):
-            self.places[place] = number
-            self.values[place, : len(values)] = values
+            values, which = column.unique(return_inverse=True)
+            if 2 < len(values) <= min(MOST_VALUES, len(column) / LEAST_ROWS):
+                found.append((jumps(which, targets, len(values)), number, values))
+        found.sort(key=lambda name: -name[0])
+        for name, (size, number, values) in enumerate(found[:MOST_NAMES]):
+            if size > JUMPS:
+                self.values[name, : len(values)] = values
+                self.numbers[name] = number
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, count) to (B, count, size)."""
-        is_value = (x[:, self.places].unsqueeze(2) - self.values).abs() < 1e-5
-        terms = torch.einsum("bpv,pvd->bpd", is_value.to(self.terms.dtype), self.terms)
-        owners = self.places.unsqueeze(1) == torch.arange(self.count, device=x.device)
-        return torch.einsum("bpd,pn->bnd", terms, owners.to(terms.dtype))
+        names = x[:, self.numbers].T.contiguous()
+        places = torch.searchsorted(self.values, names - 1e-5).clamp(max=MOST_VALUES - 1)
+        known = (self.values.gather(1, places) - names).abs() < 1e-5
+        rows = torch.arange(len(names), device=x.device).unsqueeze(1)
+        terms = self.terms[rows, places] * known.unsqueeze(2)  # (names, B, size)
+        is_name = self.numbers.unsqueeze(1) == torch.arange(self.count, device=x.device)
+        return torch.einsum("kbd,kn->bnd", terms, is_name.to(terms.dtype))  # index_add has no batches of any size
 
 
-def jumps(which: Tensor, targets: Tensor, count: int) -> bool:
-    """Whether the mean target of a value is far from between those of the values beside it, more than by chance.
+def jumps(which: Tensor, targets: Tensor, count: int) -> float:
+    """How much farther than by chance the mean target of a value is from those of the values beside it.
 
-    Of smooth functions the second differences of means are as large as the variance within values makes them.
+    The mean square of the means' second differences is, of a smooth function, what the variance within values makes it;
+    by how many standard errors it is larger, for the class for which it is largest.
 
     Args:
         which: value each row has, 0, 1, 2 ... in their order, (N,).
@@ -132,7 +140,8 @@ def jumps(which: Tensor, targets: Tensor, count: int) -> bool:
     means = torch.zeros(count, targets.shape[1]).index_add_(0, which, targets) / rows
     variance = (targets - means[which]).square().sum(0) / (len(which) - count)
     seconds = (means[:-2] - 2 * means[1:-1] + means[2:]).square() / (1 / rows[:-2] + 4 / rows[1:-1] + 1 / rows[2:])
-    return bool((seconds.mean(0) > (1 + JUMPS * math.sqrt(2 / len(seconds))) * variance).any())
+    excess = seconds.mean(0) / variance.clamp(min=1e-12) - 1
+    return float(excess.max()) / math.sqrt(2 / len(seconds))
 
 
 class PiecewiseLinear(nn.Module):

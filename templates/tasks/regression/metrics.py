@@ -111,8 +111,8 @@ class IntervalWidth:
     def ends(self) -> list[float]:
         """What to add to a prediction for the lower and the upper end of its interval.
 
-        Of N residuals these are those of rank (N + 1) (1 - coverage) / 2, rounded down, from below and from above: so that
-        a new residual is inside with that probability or more (Lei et al. 2018); the ends if N is too small.
+        Of N residuals these have rank (N + 1) (1 - coverage) / 2, rounded down, from below and from above: so that a
+        new residual is inside with that probability or more (Lei et al. 2018); the ends if N is too small.
         """
         residuals = torch.cat(self.residuals).sort().values
         outside = max(1, math.floor((len(residuals) + 1) * (1 - self.coverage) / 2))
