@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine.monitor.figures import caption, new_figure
@@ -41,16 +42,14 @@ def draw_reliability(calibration: CalibrationError) -> Any:
 
     Bars at the diagonal are calibrated: of the predictions with probability 0.8, eight in ten are right.
     """
-    has = calibration.counts > 0
-    counts = calibration.counts[has]
-    probability, accuracy = calibration.confidence[has] / counts, calibration.hits[has] / counts
-    width = 0.9 / len(calibration.counts)
+    counts, bins = calibration.counts, len(calibration.counts)
+    centres, accuracy = (torch.arange(bins) + 0.5) / bins, calibration.hits / counts.clamp(min=1)
     figure, axes = new_figure(rows=2, width=5.6, height=6)
     upper, lower = axes[:, 0]
-    upper.bar(probability.numpy(), accuracy.numpy(), width, color="tab:blue")
+    upper.bar(centres.numpy(), accuracy.numpy(), 0.9 / bins, color="tab:blue")
     upper.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     title = f"expected calibration error {float(calibration.compute()):.4f}"
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), title=title)
-    lower.bar(probability.numpy(), counts.numpy(), width, color="tab:grey")
+    lower.bar(centres.numpy(), counts.numpy(), 0.9 / bins, color="tab:grey")
     lower.set(xlabel="probability of the predicted class", ylabel="rows", xlim=(0, 1))
     return figure
