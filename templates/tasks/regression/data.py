@@ -22,7 +22,7 @@ from metrics import TargetScale
 from table_networks import remembered_rows
 from tables import Table, as_table, find_tables, read_table, with_targets
 
-MOST_SKEWED = 1.0  # a target, before its logarithm is tried
+MOST_SKEWED = 1.5  # a target, before its logarithm is tried; of one less skewed the logarithm lowers R2
 
 
 def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
