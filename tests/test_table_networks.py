@@ -208,8 +208,9 @@ def test_numbers_of_very_many_remembered_rows_are_embedded_for_perceptrons_alone
 def test_a_skewed_target_is_predicted_by_its_logarithm_and_scored_in_its_unit(
     transform: str, is_log: bool, own: Any
 ) -> None:
-    values = torch.randn(500, dtype=torch.float64).exp()
-    found = own.data.describe_target(values, {"train": values}, transform, "price")
+    logs = torch.randn(500, dtype=torch.float64)
+    values = logs.exp()
+    found = own.data.describe_target(logs.unsqueeze(1).float(), values, {"train": values}, transform, "price")
     assert ("target_log" in found) is is_log
     scale = own.metrics.TargetScale(found)
     torch.testing.assert_close(scale.in_unit(scale.standardised(values)), values, rtol=1e-5, atol=1e-5)
@@ -221,6 +222,16 @@ def test_a_skewed_target_is_predicted_by_its_logarithm_and_scored_in_its_unit(
 
 def test_a_target_that_is_not_skewed_or_not_positive_stays_as_it_is(own: Any) -> None:
     for values in (torch.rand(500, dtype=torch.float64) + 1, torch.randn(500, dtype=torch.float64).exp() - 1):
-        assert "target_log" not in own.data.describe_target(values, {"train": values}, "auto", "price")
+        x = values.unsqueeze(1).float()
+        assert "target_log" not in own.data.describe_target(x, values, {"train": values}, "auto", "price")
     with pytest.raises(UserError, match="--target_transform log: 'price' is 0 in a row; it must be above 0"):
-        own.data.describe_target(torch.ones(3), {"train": torch.tensor([1.0, 0.0])}, "log", "price")
+        own.data.describe_target(torch.ones(3, 1), torch.ones(3), {"train": torch.tensor([1.0, 0.0])}, "log", "price")
+
+
+def test_a_skewed_target_that_is_mostly_noise_stays_as_it_is(own: Any) -> None:
+    x, noise = torch.randn(2, 600, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for part, is_log in ((0.3, True), (1.0, False)):
+        values = (x + part * noise).exp()
+        found = own.data.describe_target(x.unsqueeze(1).float(), values, {"train": values}, "auto", "price")
+        assert ("target_log" in found) is is_log
+        assert own.data.unexplained(x.unsqueeze(1).float(), values.log()) == pytest.approx(part**2, rel=0.2)
