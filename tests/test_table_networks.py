@@ -7,22 +7,16 @@ import pytest
 import torch
 from conftest import Render, modules_of
 from engine import UserError
+from number_embeddings import BINS, AsTheyAre, Names, Periodic, PiecewiseLinear, RobustScale, quantiles
 from table_networks import (
-    BINS,
     MOST_EMBEDDED,
-    AsTheyAre,
-    Names,
     NumberedRows,
-    Periodic,
-    PiecewiseLinear,
     RetrievalInputs,
-    RobustScale,
     SharedLayer,
     Vote,
     build_stages,
     count_members,
     describe_rows,
-    quantiles,
     remembered_rows,
 )
 from torch import nn
