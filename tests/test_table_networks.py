@@ -15,6 +15,7 @@ from table_networks import (
     SharedLayer,
     Vote,
     build_stages,
+    choose_epochs,
     count_members,
     describe_rows,
     remembered_rows,
@@ -229,3 +230,8 @@ def test_a_skewed_target_that_is_mostly_noise_stays_as_it_is(own: Any) -> None:
         found = own.data.describe_target(x.unsqueeze(1).float(), values, {"train": values}, "auto", "price")
         assert ("target_log" in found) is is_log
         assert own.data.unexplained(x.unsqueeze(1).float(), values.log()) == pytest.approx(part**2, rel=0.2)
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(10, 60), (20_000, 60), (40_000, 30), (10**6, 10)])
+def test_very_many_rows_are_seen_in_fewer_epochs(rows: int, epochs: int) -> None:
+    assert choose_epochs(rows) == epochs

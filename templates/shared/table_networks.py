@@ -27,6 +27,8 @@ MOST_REMEMBERED = 20_000  # training rows that are compared with
 DRAWN_SHARE, MOST_DRAWN = 0.5, 4096  # of these, in each update
 VOTE_SHARE = 1 / 3  # of the vote in the mean with perceptrons
 LEAST_BATCHES, LEAST_BATCH = 8, 16  # of an epoch, unless they had fewer rows than these
+EPOCHS, LEAST_EPOCHS = 60, 10  # of a few rows, and of very many
+MOST_SEEN = 1_200_000  # rows in all epochs, unless that is fewer than LEAST_EPOCHS
 
 
 Rows = Tensor | tuple[Tensor, Tensor]  # features (B, F); or these, and which remembered row each is or -1, (B,)
@@ -403,6 +405,11 @@ def for_members(batch: Any, members: int) -> Any:
 def choose_batch_size(most: int, rows: int) -> int:
     """Rows per batch: so many at most, and of a small table fewer, so that an epoch has some updates."""
     return min(most, max(LEAST_BATCH, rows // LEAST_BATCHES))
+
+
+def choose_epochs(rows: int) -> int:
+    """Epochs to train for: EPOCHS, fewer if there are very many rows."""
+    return max(LEAST_EPOCHS, min(EPOCHS, MOST_SEEN // rows))
 
 
 def describe_rows(model_list: Sequence[nn.Module], train: Any) -> Any:

@@ -15,10 +15,9 @@ from engine.trainer import Trainer
 from importance import report_importance
 from metrics import R2, IntervalWidth, RootMeanSquaredError, TargetScale
 from model import build_model_list
-from table_networks import choose_batch_size, count_members, describe_rows, for_members
+from table_networks import choose_batch_size, choose_epochs, count_members, describe_rows, for_members
 from table_rows import check_features
 
-EPOCHS = 60  # unless config.epochs says how many
 LOSSES = {"mse": nn.MSELoss, "huber": nn.HuberLoss}
 
 
@@ -31,7 +30,7 @@ class Task(Trainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         splits, self.meta = load_data(config)
-        self.epochs = config.epochs or EPOCHS
+        self.epochs = config.epochs or choose_epochs(len(splits["train"]))
         self.scale = TargetScale(self.meta)
         self.model_list = build_model_list(self.meta, config.num_parts)
         self.members = count_members(self.model_list)

@@ -25,10 +25,9 @@ from importance import report_importance
 from metrics import CalibrationError, RocAuc
 from model import build_model_list
 from probability_figures import draw_reliability, draw_roc
-from table_networks import choose_batch_size, count_members, describe_rows, for_members
+from table_networks import choose_batch_size, choose_epochs, count_members, describe_rows, for_members
 from table_rows import check_features
 
-EPOCHS = 60  # unless config.epochs says how many
 CURVES = 5  # classes whose partial dependence is drawn
 
 
@@ -42,7 +41,7 @@ class Task(Trainer):
         super().__init__(config)
         splits, self.meta = load_data(config)
         classes = self.meta["classes"]
-        self.epochs = config.epochs or EPOCHS
+        self.epochs = config.epochs or choose_epochs(len(splits["train"]))
         self.model_list = build_model_list(self.meta, config.num_parts)
         self.members = count_members(self.model_list)
         self.criterion = class_loss(config, splits["train"], classes, config.label_smoothing)
