@@ -60,11 +60,8 @@ def test_a_name_that_is_missing_is_said_in_one_line(
     [best] = (tmp_path / "runs").glob("*/best.pth")
     best.rename(project / "best.pth")
     (project / "houses.csv").write_text("a,b,kind\n1,2,low\n", "utf-8")
-    edit(
-        project / file,
-        f"class {name}(" if name == "Task" else f"def {name}(",
-        f"{'class' if name == 'Task' else 'def'} Other(",
-    )
+    defined = {"Task": "class Task(", "read_inputs": "as read_inputs"}.get(name, f"def {name}(")
+    edit(project / file, defined, defined.replace(name, "other"))
     line = said(project, tmp_path, *script)
     assert line.startswith(f"error: cannot import name '{name}' from '{file[:-3]}'"), line
     assert line.endswith("README.md lists what must be in task.py, data.py and model.py")
@@ -79,7 +76,7 @@ def test_a_file_that_is_missing_is_said_in_one_line(render: Render, tmp_path: Pa
 @pytest.mark.parametrize(
     ("file", "old", "new", "why"),
     [
-        ("data.py", "def read_inputs(", "def read_files(", "cannot import name 'read_inputs' from 'data'"),
+        ("data.py", "as read_inputs", "as read_files", "cannot import name 'read_inputs' from 'data'"),
         ("task.py", "def to_rows(", "def rows(", "cannot import name 'to_rows' from 'task'"),
         ("model.py", "num_parts: int)", "num_parts: int, more: int = 0)", ""),
         (

@@ -149,7 +149,7 @@ class PiecewiseLinear(nn.Module):
         """From (B, count) to (B, count * (1 + EMBEDDED)), the numbers first."""
         low, width = self.edges[:, :-1], self.edges.diff(dim=1)
         parts = ((x.unsqueeze(2) - low) / width.clamp(min=1e-6)).clamp(0, 1) * (width > 0)
-        embedded = F.relu(torch.einsum("bnk,nkd->bnd", parts, self.weight) + self.bias + self.names(x))
+        embedded = F.relu((parts.transpose(0, 1) @ self.weight).transpose(0, 1) + self.bias + self.names(x))
         return torch.cat([x, embedded.flatten(1)], 1)
 
 
@@ -177,11 +177,7 @@ class Periodic(nn.Module):
 
 
 class AsTheyAre(nn.Identity):
-    """No embedding.
-
-    Args:
-        count: numbers of a row.
-    """
+    """No embedding."""
 
     def describe(self, x: Tensor, y: Tensor) -> None:
         """Takes nothing."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from engine.data.splits import Split
 from engine.runtime.errors import UserError
@@ -129,7 +130,7 @@ class MemberOutputs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (B, M, W + D) to (B, M, C)."""
         with torch.autocast(x.device.type, enabled=False):
-            return torch.einsum("bmw,mwc->bmc", x.float(), self.weight) + self.bias
+            return (x.float().transpose(0, 1) @ self.weight).transpose(0, 1) + self.bias
 
 
 # ---- the vote of similar training rows ----
@@ -423,17 +424,22 @@ def describe_rows(model_list: Sequence[nn.Module], train: Any) -> Any:
         The split, whose inputs also say which remembered row each is, if the network compares rows.
 
     Raises:
-        UserError: the network needs to know its training rows, and they are in no `Split`.
+        UserError: the network compares rows, and they are in no `Split`.
     """
     kinds = (PerceptronInputs, RetrievalInputs, Vote)
     modules = [module for model in model_list for module in model.modules() if isinstance(module, kinds)]
     if not modules:
         return train
-    if not isinstance(train, Split):
+    compares = any(isinstance(module, Vote) for module in modules)
+    if compares and not isinstance(train, Split):
         raise UserError(
-            f"the network needs a Split to train on, not a {type(train).__name__}; see load_data in data.py"
+            f"this network compares rows, and needs a Split to train on, not a {type(train).__name__}: see load_data in "
+            "data.py, or give --backbone tabm, which takes any Dataset"
         )
-    x, y = train.x[train.indices], train.y[train.indices]
+    if isinstance(train, Split):
+        x, y = train.x[train.indices], train.y[train.indices]
+    else:
+        x, y = default_collate([train[number] for number in range(len(train))])
     for module in modules:
         module.describe(x, y)
     seen = [module.features for module in modules if not isinstance(module, Vote)]
@@ -441,6 +447,6 @@ def describe_rows(model_list: Sequence[nn.Module], train: Any) -> Any:
         count = len(seen[0].numbers)
         part = "" if all(isinstance(features.embedding, AsTheyAre) for features in seen) else " to compare rows"
         print(f"{count:,} numbers in {len(x):,} rows are many: they are not embedded{part}")
-    if not any(isinstance(module, Vote) for module in modules):
+    if not compares:
         return train
     return Split(NumberedRows(train.x, train.indices[remembered_rows(len(train))]), train.y, train.indices)

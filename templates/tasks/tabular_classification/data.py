@@ -15,6 +15,7 @@ from classification import check_balance, describe_classes
 from columns import describe_columns, encode
 from config import Config
 from engine.data.splits import Split, sizes_of
+from engine.monitor.console import wrapped
 from engine.runtime.errors import UserError
 from engine.runtime.seeding import epoch_generator
 from table_classes import find_classes, note_single_rows
@@ -63,7 +64,8 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     meta |= {"remembered": len(remembered_rows(len(rows)))}
     meta |= {} if tables["train"].named else {"names": tables["train"].names}
     number = features["train"].shape[1]
-    print(f"data: {sizes_of(splits)} rows in {len(classes)} classes, {number} features from {len(columns)} columns")
+    found = f"{sizes_of(splits)} rows in {len(classes)} classes, {number} features from {len(columns)} columns"
+    print(wrapped(f"data: {found}"))
     return splits, meta
 
 
