@@ -433,8 +433,8 @@ def describe_rows(model_list: Sequence[nn.Module], train: Any) -> Any:
     compares = any(isinstance(module, Vote) for module in modules)
     if compares and not isinstance(train, Split):
         raise UserError(
-            f"this network compares rows, and needs a Split to train on, not a {type(train).__name__}: see load_data in "
-            "data.py, or give --backbone tabm, which takes any Dataset"
+            f"this network compares rows, and needs a Split to train on, not a {type(train).__name__}: see load_data "
+            "in data.py, or give --backbone tabm, which takes any Dataset"
         )
     if isinstance(train, Split):
         x, y = train.x[train.indices], train.y[train.indices]

@@ -64,8 +64,8 @@ def load_data(config: Config) -> tuple[dict[str, Split], dict[str, Any]]:
     meta |= {"remembered": len(remembered_rows(len(rows)))}
     meta |= {} if tables["train"].named else {"names": tables["train"].names}
     number = features["train"].shape[1]
-    found = f"{sizes_of(splits)} rows in {len(classes)} classes, {number} features from {len(columns)} columns"
-    print(wrapped(f"data: {found}"))
+    classified = f"{sizes_of(splits)} rows in {len(classes)} classes"
+    print(wrapped(f"data: {classified}, {number} features from {len(columns)} columns"))
     return splits, meta
 
 
