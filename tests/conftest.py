@@ -33,7 +33,7 @@ for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
         signal.signal(number, lambda number, frame: None)
 
 # As engine/__init__.py says, which many tests import after torch.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # The engine is tested as it lies in the template; a cache there would be rendered into projects.
 sys.dont_write_bytecode = True
