@@ -130,6 +130,11 @@ def has_decimal_commas(cells: Cells) -> bool:
     return style.decimal == "," and not (np.isnan(numbers) & ~missing_cells(cells)).any()
 
 
+def likely_decimal(columns: Iterable[Cells]) -> str:
+    """The decimal point or comma of numbers that may have either, such as 1,234: a comma if a column surely has it."""
+    return "," if any(map(has_decimal_commas, columns)) else "."
+
+
 def are_codes(cells: Cells) -> bool:
     """Whether whole numbers are names, such as zip codes: some begin with zeros that a number does not have."""
     return (

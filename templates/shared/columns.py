@@ -28,7 +28,7 @@ from cells import (
     as_texts,
     date_formats,
     date_parts,
-    has_decimal_commas,
+    likely_decimal,
     missing_cells,
     number_in,
     read_booleans,
@@ -94,7 +94,7 @@ def describe_columns(table: Table, target: str, rows: Sequence[int]) -> list[Col
     Raises:
         UserError: a text among numbers or dates, two columns of one name, or no column that can be used.
     """
-    likely = "," if any(map(has_decimal_commas, table.columns)) else "."
+    likely = likely_decimal(table.columns)
     columns: list[Column] = []
     found: dict[str, list[str]] = {}  # by kind, the columns and what is to be known of each
     for name in table.names:

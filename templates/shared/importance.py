@@ -304,13 +304,9 @@ def grid_of_booleans(column: Column, block: Tensor) -> Grid:
 def grid_of_names(column: Column, block: Tensor) -> Grid:
     """The most frequent values and, if a row has one, all others together."""
     names = [*column["values"], "other or missing"]
-    last = [len(names) - 1] if block[:, len(names) - 1].any() else []
+    last = [len(names) - 1] if block[:, -1].any() else []
     shown = [*range(min(MOST_NAMED, len(column["values"]))), *last]
-    features = torch.zeros(len(shown), block.shape[1])
-    for row, number in enumerate(shown):
-        known = block[block[:, number] == 1]  # n-grams, too, if the column has them
-        features[row] = known[0] if len(known) else torch.eye(block.shape[1])[number]
-    return Grid([names[number] for number in shown], features, block[:0])
+    return Grid([names[number] for number in shown], torch.eye(len(names))[shown], block[:0])
 
 
 def no_grid(column: Column, block: Tensor) -> Grid:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cells import as_texts, date_formats, has_decimal_commas, missing_cells, read_dates, read_numbers
+from cells import as_texts, date_formats, likely_decimal, missing_cells, read_dates, read_numbers
 from columns import Column, encode, has_names, note_unknown_texts, num_features
 from engine.data.splits import SplitConfig, choose_splits
 from engine.monitor.console import wrapped
@@ -130,7 +130,7 @@ def read_times(tables: Mapping[str, Table], name: str) -> dict[str, Tensor]:
         UserError: there is no such column, or it has not a number in every row, or a date in every row.
     """
     found: dict[str, Tensor] = {}
-    likely = "," if any(map(has_decimal_commas, tables["train"].columns)) else "."
+    likely = likely_decimal(tables["train"].columns)
     for split, table in tables.items():
         cells = table.columns[table.number(name, "--time")]
         times, _ = read_numbers(cells, likely)

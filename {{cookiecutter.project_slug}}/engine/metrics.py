@@ -30,6 +30,25 @@ class DatasetMetric(Protocol):
         """Forgets all that was added."""
 
 
+class KeptPredictions:
+    """Keeps all outputs and targets of a data set, on the CPU; a subclass is one formula on them, `compute`."""
+
+    sums = ("preds", "targets")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all that was taken in."""
+        self.preds: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def update(self, pred: Tensor, y: Tensor) -> None:
+        """Takes in outputs and targets of a batch."""
+        self.preds.append(pred.cpu())
+        self.targets.append(y.cpu())
+
+
 def compute(dataset_metrics: Mapping[str, DatasetMetric]) -> dict[str, float]:
     """The metrics, by name, over the samples of all processes; a UserError for one that is no single number."""
     for metric in dataset_metrics.values():

@@ -3,32 +3,19 @@
 import torch
 from torch import Tensor
 
+from engine.metrics import KeptPredictions
 
-class MeanAveragePrecision:
+
+class MeanAveragePrecision(KeptPredictions):
     """The mean over labels of average precision: the sum, over falling thresholds, of precision times gain in recall.
 
     The same as scikit-learn's average_precision_score(average="macro"): equal logits share a threshold, and a label
-    that no image has counts 0.
+    that no image has counts 0. It takes in logits and labels of shape (B, L).
     """
-
-    sums = ("logits", "targets")
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all that was taken in."""
-        self.logits: list[Tensor] = []
-        self.targets: list[Tensor] = []
-
-    def update(self, pred: Tensor, y: Tensor) -> None:
-        """Takes in logits and labels of shape (B, L)."""
-        self.logits.append(pred.cpu())
-        self.targets.append(y.cpu())
 
     def compute(self) -> Tensor:
         """The mean, a scalar."""
-        logits, order = torch.cat(self.logits).sort(0, descending=True)
+        logits, order = torch.cat(self.preds).sort(0, descending=True)
         hits = torch.cat(self.targets).gather(0, order).double().cumsum(0)
         precision = hits / torch.arange(1, len(hits) + 1).unsqueeze(1)
         found = []

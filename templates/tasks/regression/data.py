@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cells import as_texts, has_decimal_commas, read_numbers
+from cells import as_texts, likely_decimal, read_numbers
 from columns import describe_columns, encode
 from config import Config
 from engine.data.splits import Split, sizes_of
@@ -111,14 +111,14 @@ def unexplained(x: Tensor, values: Tensor) -> float:
         values: (N,).
     """
     rows = torch.linspace(0, len(x) - 1, min(len(x), ROWS_TRIED)).long()
-    fitted, held_out = rows[::2], rows[1::2]
-    features = x.double() - x[fitted].double().mean(0)
-    gram = features[fitted] @ features[fitted].T
+    x, values = x[rows].double(), values[rows]
+    fitted, held_out = (x[start::2] - x[::2].mean(0) for start in (0, 1))
+    gram = fitted @ fitted.T
     penalty = RIDGE * gram.diag().mean() * torch.eye(len(fitted), dtype=gram.dtype)
-    mean = values[fitted].mean()
-    weights = torch.linalg.solve(gram + penalty, values[fitted] - mean)
-    pred = features[held_out] @ (features[fitted].T @ weights) + mean
-    return float((pred - values[held_out]).square().mean())
+    mean = values[::2].mean()
+    weights = torch.linalg.solve(gram + penalty, values[::2] - mean)
+    pred = held_out @ (fitted.T @ weights) + mean
+    return float((pred - values[1::2]).square().mean())
 
 
 def skewness(values: Tensor) -> float:
@@ -132,7 +132,7 @@ def read_targets(tables: dict[str, Table], name: str) -> dict[str, Tensor]:
     Raises:
         UserError: there is no such column, a cell that is no finite number, or a table with fewer than three rows.
     """
-    likely = "," if any(map(has_decimal_commas, tables["train"].columns)) else "."
+    likely = likely_decimal(tables["train"].columns)
     targets: dict[str, Tensor] = {}
     for split, table in tables.items():
         cells = table.columns[table.number(name, "--target")]

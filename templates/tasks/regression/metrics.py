@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.metrics import KeptPredictions
+
 
 class TargetScale:
     """What the network predicts, the standardised target or its logarithm, and the target in its own unit.
@@ -81,32 +83,21 @@ class RootMeanSquaredError(SquaredErrors):
         return torch.tensor(self.scale.std * math.sqrt(self.errors / max(1, self.count)), dtype=torch.float64)
 
 
-class IntervalWidth:
+class IntervalWidth(KeptPredictions):
     """The mean width of prediction intervals, which go from one quantile of the residuals to another.
 
-    Residuals are of the standardised target, or of its logarithm: an interval of a large prediction is then wider.
+    Residuals are of the standardised target, or of its logarithm: an interval of a large prediction is then wider. It
+    takes in predictions and targets of shape (B,), as the network predicts them.
 
     Args:
         scale: of the target.
         coverage: part of the residuals that is inside, above 0 and below 1.
     """
 
-    sums = ("pred", "residuals")
-
     def __init__(self, scale: TargetScale, coverage: float) -> None:
+        super().__init__()
         self.scale = scale
         self.coverage = coverage
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all that was taken in."""
-        self.pred: list[Tensor] = []
-        self.residuals: list[Tensor] = []
-
-    def update(self, pred: Tensor, y: Tensor) -> None:
-        """Takes in predictions and targets of shape (B,), as the network predicts them."""
-        self.pred.append(pred.cpu().double())
-        self.residuals.append((y - pred).cpu().double())
 
     def ends(self) -> list[float]:
         """What to add to a prediction for the lower and the upper end of its interval.
@@ -114,12 +105,12 @@ class IntervalWidth:
         Of N residuals these have rank (N + 1) (1 - coverage) / 2, rounded down, from below and from above: so that a
         new residual is inside with that probability or more (Lei et al. 2018); the ends if N is too small.
         """
-        residuals = torch.cat(self.residuals).sort().values
+        residuals = (torch.cat(self.targets) - torch.cat(self.preds)).double().sort().values
         outside = max(1, math.floor((len(residuals) + 1) * (1 - self.coverage) / 2))
         return [residuals[outside - 1].item(), residuals[-outside].item()]
 
     def compute(self) -> Tensor:
         """The mean width, a scalar, in the target's own unit."""
-        pred = torch.cat(self.pred)
+        pred = torch.cat(self.preds).double()
         low, high = (self.scale.in_unit(pred + end) for end in self.ends())
         return (high - low).mean()

@@ -66,7 +66,7 @@ class Task(Trainer):
 
     def prediction_meta(self) -> dict[str, Any]:
         """What to add to a prediction for the ends of its interval, from the residuals of the evaluation."""
-        return {"interval": self.interval.ends()} if self.interval.residuals else {}
+        return {"interval": self.interval.ends()} if self.interval.targets else {}
 
     def draw(self, batch: Any) -> dict[str, Any]:
         """Predicted against true targets of some rows, in the target's own unit; those on the line are right."""

@@ -75,9 +75,7 @@ def class_names(table: Table, target: str) -> list[str]:
     missing = missing_cells(table.columns[number])
     names = ["" if gap else name for name, gap in zip(table.column(number), missing, strict=True)]
     values = {name: as_number(name) for name in set(names) - {""}}
-    if all(value == round(value) for value in values.values() if math.isfinite(value)) and all(
-        map(math.isfinite, values.values())
-    ):
+    if all(math.isfinite(value) and value == round(value) for value in values.values()):
         plain = {name: name.removesuffix(".0") for name in values}
         return [plain.get(name, "") for name in names]
     return names

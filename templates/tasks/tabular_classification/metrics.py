@@ -3,34 +3,21 @@
 import torch
 from torch import Tensor
 
+from engine.metrics import KeptPredictions
+
 BINS = 15  # of probabilities, all of one width
 
 
-class RocAuc:
+class RocAuc(KeptPredictions):
     """The mean over classes of the area under the ROC curve of this class against the rest.
 
     The same as scikit-learn's roc_auc_score(multi_class="ovr", average="macro"); of two classes both have one area. A
-    class that no row or every row has is left out. Predictions of the whole set are kept until it is computed.
+    class that no row or every row has is left out. It takes in logits (B, C) and class indices (B,).
     """
-
-    sums = ("logits", "targets")
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all that was taken in."""
-        self.logits: list[Tensor] = []
-        self.targets: list[Tensor] = []
-
-    def update(self, pred: Tensor, y: Tensor) -> None:
-        """Takes in logits (B, C) and class indices (B,)."""
-        self.logits.append(pred.cpu())
-        self.targets.append(y.cpu())
 
     def predictions(self) -> tuple[Tensor, Tensor]:
         """Probabilities (N, C), float64, and class indices (N,) of all that was taken in."""
-        return torch.cat(self.logits).double().softmax(1), torch.cat(self.targets)
+        return torch.cat(self.preds).double().softmax(1), torch.cat(self.targets)
 
     def compute(self) -> Tensor:
         """The mean, a scalar; NaN if no class has both rows and others."""

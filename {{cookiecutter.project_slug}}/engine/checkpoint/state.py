@@ -58,9 +58,9 @@ def collect(trainer: Resumable, optim: bool) -> dict[str, Any]:
     """The state of a trainer, as plain types and tensors; all ranks call it.
 
     model0 ... (weights and buffers), task_type, config (settings of the run) and the attributes in ALWAYS; without
-    `optim` also what `prediction_meta` says, in meta. With `optim`
-    also optimizer0 ..., lr_scheduler0 ..., scaler, training_losses, rng_states (of each process), data (sizes),
-    sample_means, those in TO_CONTINUE and, with EMA, the averaged weights: ema0 ...
+    `optim` also what `prediction_meta` says, in meta. With `optim` also optimizer0 ..., lr_scheduler0 ..., scaler,
+    training_losses, rng_states (of each process), data (sizes), sample_means, those in TO_CONTINUE and, with EMA, the
+    averaged weights: ema0 ...
     """
     state: dict[str, Any] = {f"model{number}": model_state(model) for number, model in enumerate(trainer.model_list)}
     state |= {"task_type": trainer.task_type, "config": settings.of_run(trainer.config)}
